@@ -1,0 +1,331 @@
+//! The configuration as the program uses it: typed, checked, complete with defaults.
+//!
+//! `raw` mirrors the YAML file, `load` reads it and resolves `${env:}` and `${file:}`, and this module holds what
+//! comes out: values that cannot be wrong in form. Every rejection is an [`error::Problem`] with its key path and a hint.
+
+pub mod error;
+pub mod load;
+mod raw;
+pub mod secret;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secret::Secret;
+
+/// Everything the gateway was told.
+#[derive(Debug)]
+pub struct Config {
+    /// Where clients connect; at least one.
+    pub listeners: Vec<Listener>,
+    /// What the front shows and asks for under TLS.
+    pub tls: Tls,
+    /// Passive data connections.
+    pub passive: Passive,
+    /// SFTP servers by name.
+    pub backends: BTreeMap<String, Arc<Backend>>,
+    /// Users by exact name; `"*"` is in `any_user`.
+    pub users: HashMap<String, Arc<User>>,
+    /// The user entry `"*"`, for names that have no entry of their own.
+    pub any_user: Option<Arc<User>>,
+    /// Bounds of the whole process.
+    pub limits: Limits,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// How a stop goes.
+    pub shutdown: Shutdown,
+    /// Address of the admin listener; `None` turns it off.
+    pub admin: Option<SocketAddr>,
+    /// Log format and level.
+    pub log: Log,
+}
+
+/// One listening address.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Name in logs and metrics; unique.
+    pub name: String,
+    /// Address to bind; port 0 picks a free one.
+    pub address: SocketAddr,
+    /// When TLS begins.
+    pub tls: TlsMode,
+}
+
+/// When TLS begins on a control connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// After `AUTH TLS` (RFC 4217).
+    Explicit,
+    /// With the first byte.
+    Implicit,
+}
+
+/// Server certificates and the rules of the control connection's TLS.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Certificate chains and keys; at least one.
+    pub certificates: Vec<Certificate>,
+    /// Lowest version offered.
+    pub min_version: TlsVersion,
+    /// USER and PASS only under TLS.
+    pub require_control: bool,
+}
+
+/// A certificate chain and its key, both PEM files.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// Chain, leaf first.
+    pub certificate: PathBuf,
+    /// Private key of the leaf.
+    pub key: PathBuf,
+}
+
+/// A TLS version that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// Passive data connections.
+#[derive(Debug, Clone)]
+pub struct Passive {
+    /// Ports that may be given to clients.
+    pub ports: RangeInclusive<u16>,
+    /// Address told in reply 227.
+    pub address: PassiveAddress,
+    /// One port may serve several clients at a time, told apart by their address.
+    pub shared: bool,
+}
+
+/// The address told in reply 227 (EPSV tells none).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PassiveAddress {
+    /// The local address of the control connection.
+    Auto,
+    /// Always this one.
+    Fixed(IpAddr),
+    /// What this name resolves to now.
+    Name(String),
+}
+
+/// One SFTP server.
+#[derive(Debug)]
+pub struct Backend {
+    /// Key in `backends`.
+    pub name: String,
+    /// `host:port`, tried in order.
+    pub addresses: Vec<HostPort>,
+    /// OpenSSH known_hosts file.
+    pub known_hosts: Option<PathBuf>,
+    /// Pinned keys: SHA-256 fingerprints of the host key blob.
+    pub host_keys: Vec<[u8; 32]>,
+    /// SSH keepalive interval; three unanswered end the connection.
+    pub keepalive: Duration,
+    /// TCP connect, and separately key exchange with login.
+    pub connect_timeout: Duration,
+    /// One SFTP request that is not data.
+    pub request_timeout: Duration,
+}
+
+/// A host name or address literal (without brackets) and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// Name or IP literal.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// One entry of `users`.
+#[derive(Debug)]
+pub struct User {
+    /// Exact name, or `"*"`.
+    pub name: String,
+    /// Who they are to us; `None` where the backend decides (`login: passthrough`).
+    pub password_hash: Option<PasswordHash>,
+    /// Where their files are.
+    pub backend: Arc<Backend>,
+    /// Who they are to the backend.
+    pub login: Login,
+    /// Absolute path on the backend that they see as `/`.
+    pub root: Vec<u8>,
+    /// What they may do.
+    pub permissions: Permissions,
+    /// Sessions at once under this name; `None` is no bound of its own.
+    pub max_sessions: Option<u32>,
+    /// How their transfers and names are treated.
+    pub policy: Policy,
+}
+
+/// A password hash in modular crypt or PHC form, its form already checked.
+#[derive(Debug, Clone)]
+pub enum PasswordHash {
+    /// `$argon2id$…`
+    Argon2id(Secret),
+    /// `$2a$`, `$2b$`, `$2y$`
+    Bcrypt(Secret),
+    /// `$6$…`
+    Sha512Crypt(Secret),
+}
+
+/// How a user logs in on the backend.
+#[derive(Debug)]
+pub enum Login {
+    /// The FTP name and password are tried on the backend.
+    Passthrough,
+    /// A stored password; also answers keyboard-interactive.
+    Password {
+        /// Name on the backend.
+        user: String,
+        /// Its password.
+        password: Secret,
+    },
+    /// A private key file.
+    PrivateKey {
+        /// Name on the backend.
+        user: String,
+        /// OpenSSH or PEM file.
+        path: PathBuf,
+        /// For an encrypted key.
+        passphrase: Option<Secret>,
+    },
+}
+
+/// What a user may do; one flag a name of the `permissions` list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the configuration's own")]
+pub struct Permissions {
+    pub list: bool,
+    pub read: bool,
+    pub write: bool,
+    pub overwrite: bool,
+    pub delete: bool,
+    pub rename: bool,
+    pub mkdir: bool,
+    pub chmod: bool,
+}
+
+/// `policy`: the defaults, or a user's own.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Data connections must be protected (PROT P).
+    pub data_tls_required: bool,
+    /// Must a data connection resume its control session?
+    pub data_tls_resumption: Resumption,
+    /// Data connections only from the control connection's address.
+    pub data_peer_check: bool,
+    /// How uploads reach their name.
+    pub upload: UploadMode,
+    /// No 226 without the client's close_notify.
+    pub upload_eof_strict: bool,
+    /// fsync@openssh.com before the rename, where the backend has it.
+    pub fsync: bool,
+    /// What TYPE A does.
+    pub ascii: AsciiMode,
+    /// Where symbolic links may lead.
+    pub symlinks: Symlinks,
+    /// Bits removed from the mode of new files and directories.
+    pub umask: u32,
+}
+
+/// `data_tls_resumption`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the configuration's own")]
+pub enum Resumption {
+    Off,
+    Prefer,
+    Require,
+}
+
+/// `upload`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadMode {
+    /// Temporary name in the same directory, then rename.
+    Atomic,
+    /// Straight to the final name.
+    Direct,
+}
+
+/// `ascii`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsciiMode {
+    /// Line ends are converted.
+    Convert,
+    /// TYPE A is accepted and bytes are left alone.
+    Binary,
+    /// TYPE A is refused.
+    Refuse,
+}
+
+/// `symlinks`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Symlinks {
+    /// Followed as long as they stay inside the user's root.
+    Inside,
+    /// Followed wherever they lead.
+    Follow,
+}
+
+/// Bounds of the whole process.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Sessions in all.
+    pub sessions: usize,
+    /// Sessions from one address.
+    pub sessions_per_ip: usize,
+    /// Failed logins before a control connection is closed.
+    pub failed_logins_per_session: u32,
+    /// Bytes in flight per transfer, and so its memory.
+    pub transfer_window: usize,
+}
+
+/// Deadlines.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// A TLS handshake, control or data.
+    pub tls_handshake: Duration,
+    /// From connect to a successful PASS.
+    pub login: Duration,
+    /// Silence on the control connection, not counted while a transfer runs.
+    pub idle: Duration,
+    /// From PASV (or PORT) and a transfer command to the data connection.
+    pub data_connect: Duration,
+    /// No byte moved on a data connection.
+    pub data_idle: Duration,
+}
+
+/// How a stop goes.
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    /// Keep accepting this long after SIGTERM.
+    pub delay: Duration,
+    /// Then let running transfers finish this long.
+    pub drain: Duration,
+}
+
+/// Log output.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Shape of a line.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`, or a tracing filter such as `info,ftps2sftp::ssh=debug`.
+    pub level: String,
+}
+
+/// Shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// Text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,3 @@
+//! The `ftps2sftp` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Signals and the two stages of a stop.
