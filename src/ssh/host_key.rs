@@ -5,7 +5,6 @@
 //! begins, so a wrong server is never shown a password.
 
 use std::fmt;
-use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -21,7 +20,7 @@ use crate::config::Backend;
 /// What makes a host key the right one. At least one source of trust, by construction.
 #[derive(Debug, Clone)]
 pub struct HostKeyPolicy {
-    known_hosts: Option<Arc<KnownHosts>>,
+    known_hosts: Option<KnownHosts>,
     pins: Vec<[u8; 32]>,
 }
 
@@ -134,7 +133,7 @@ pub enum CertificateProblem {
 }
 
 /// A key shown by a server, for messages: type and SHA-256 fingerprint as `ssh-keygen -l` prints them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PresentedKey {
     /// Its type; a certificate's type ends in `-cert-v01@openssh.com`.
     pub key_type: String,
@@ -148,6 +147,12 @@ impl fmt::Display for PresentedKey {
     }
 }
 
+impl fmt::Debug for PresentedKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
 impl HostKeyPolicy {
     /// Trusts the lines of `known_hosts` and the keys with the fingerprints `pins`.
     ///
@@ -157,7 +162,7 @@ impl HostKeyPolicy {
         if known_hosts.is_none() && pins.is_empty() {
             return Err(HostKeyPolicyError::NoTrust);
         }
-        Ok(Self { known_hosts: known_hosts.map(Arc::new), pins })
+        Ok(Self { known_hosts, pins })
     }
 
     /// Reads the known_hosts file of a backend and takes its pins.

@@ -1,0 +1,364 @@
+//! From the addresses of a backend to a logged-in connection, and from there to SFTP sessions.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use russh::client::{self, Handle};
+use russh::keys::ssh_key::Signature;
+use russh::{AlgorithmKind, ChannelMsg, Disconnect, SshId};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::algorithms;
+use super::authenticate::{Credentials, Login};
+use super::channel::{ChannelSink, ChannelSource};
+use super::client::{Client, ClientError, Facts, printable};
+use super::host_key::{HostKeyError, HostKeyPolicy, HostKeyVerdict, fingerprint_text};
+use super::known_hosts::KeyType;
+use super::stream::{self, Severable};
+use super::{ConnectError, Phase};
+use crate::config::{Backend, HostPort};
+use crate::sftp;
+
+/// Bytes in flight per transfer where nobody says otherwise; `limits.transfer_window` has the same default.
+const DEFAULT_TRANSFER_WINDOW: usize = 4 * 1024 * 1024;
+
+/// Smallest channel window: what OpenSSH gives. Listings and file attributes need no more.
+const MIN_WINDOW: u32 = 2 * 1024 * 1024;
+
+/// RFC 4253 §6.1 asks for 32768 bytes of payload; servers send no larger pieces.
+const MAX_PACKET: u32 = 32 * 1024;
+
+/// Keepalives without an answer before a connection counts as lost.
+const KEEPALIVES: usize = 3;
+
+/// How long a farewell may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// What RFC 4253 §4.2 calls the comments field stays empty: backends learn no more than they need.
+const IDENTIFICATION: &str = concat!("SSH-2.0-ftps2sftp_", env!("CARGO_PKG_VERSION"));
+
+/// A backend and what proves it: made once, used for every connection to it.
+#[derive(Debug)]
+pub struct Target {
+    backend: Arc<Backend>,
+    host_keys: Arc<HostKeyPolicy>,
+    endpoints: Vec<Endpoint>,
+}
+
+/// One address of a backend, and what to offer it.
+#[derive(Debug)]
+struct Endpoint {
+    server: HostPort,
+    window: u32,
+    certificates: bool,
+    /// Shared by all connections. Replaced when a pin turns out to fit a key of another type.
+    offer: Mutex<Offer>,
+}
+
+#[derive(Debug, Clone)]
+struct Offer {
+    key_types: Vec<KeyType>,
+    config: Arc<client::Config>,
+}
+
+/// One SSH connection, logged in. Dropping it closes the socket, and ends the SFTP sessions on it.
+pub struct Connection {
+    handle: Handle<Client>,
+    server: HostPort,
+    facts: Arc<Facts>,
+    server_version: Arc<OnceLock<String>>,
+    sftp_limit: Duration,
+    request_timeout: Duration,
+    cut_on_drop: DropGuard,
+}
+
+impl Target {
+    /// A backend whose host keys are judged by `host_keys`.
+    pub fn new(backend: Arc<Backend>, host_keys: HostKeyPolicy) -> Self {
+        Self::with_transfer_window(backend, host_keys, DEFAULT_TRANSFER_WINDOW)
+    }
+
+    /// The same for transfers with this many bytes in flight.
+    ///
+    /// The window of a channel is twice that: russh opens it again only when half of it is used up, so half is what
+    /// a fast download can count on.
+    pub fn with_transfer_window(backend: Arc<Backend>, host_keys: HostKeyPolicy, transfer_window: usize) -> Self {
+        let window = u32::try_from(transfer_window.saturating_mul(2)).unwrap_or(u32::MAX).max(MIN_WINDOW);
+        let endpoint = |server: &HostPort| {
+            let key_types = host_keys.key_types(&server.host, server.port);
+            let certificates = host_keys.has_authority(&server.host, server.port);
+            let config = client_config(&backend, window, &key_types, certificates);
+            Endpoint { server: server.clone(), window, certificates, offer: Mutex::new(Offer { key_types, config }) }
+        };
+        let endpoints = backend.addresses.iter().map(endpoint).collect();
+        Self { host_keys: Arc::new(host_keys), endpoints, backend }
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// TCP, key exchange and host key with one address. The connection is not logged in yet.
+    async fn reach(&self, endpoint: &Endpoint) -> Result<(Connection, Instant), ConnectError> {
+        // One limit however often a pin makes us ask again.
+        let limit = Instant::now() + self.backend.connect_timeout * 2;
+        let Offer { mut key_types, config } = endpoint.offer();
+        let first = match self.exchange_keys(endpoint, config, limit).await {
+            Err(ConnectError::HostKey(unknown @ HostKeyError::Unknown { .. })) if self.host_keys.has_pins() => unknown,
+            result => return result,
+        };
+        // A pin does not tell the type of its key, and a server shows only one of its keys at a time: ask for the
+        // other types in turn. Bounded by the number of types, and remembered.
+        let mut shown = shown_type(&first);
+        while let Some(key_type) = shown {
+            key_types.retain(|other| *other != key_type);
+            if key_types.is_empty() {
+                break;
+            }
+            let config = client_config(&self.backend, endpoint.window, &key_types, endpoint.certificates);
+            match self.exchange_keys(endpoint, Arc::clone(&config), limit).await {
+                Ok(connection) => {
+                    *endpoint.offer.lock().unwrap_or_else(PoisonError::into_inner) = Offer { key_types, config };
+                    return Ok(connection);
+                }
+                Err(ConnectError::HostKey(error @ HostKeyError::Unknown { .. })) => {
+                    shown = shown_type(&error).filter(|key_type| key_types.contains(key_type));
+                }
+                // Nothing in common any more: the server has no further key.
+                Err(ConnectError::KeyExchange(_)) => break,
+                Err(other) => return Err(other),
+            }
+        }
+        Err(ConnectError::HostKey(first))
+    }
+
+    async fn exchange_keys(
+        &self,
+        endpoint: &Endpoint,
+        config: Arc<client::Config>,
+        limit: Instant,
+    ) -> Result<(Connection, Instant), ConnectError> {
+        let step = || limit.min(Instant::now() + self.backend.connect_timeout);
+        let tcp = stream::connect(&endpoint.server, step()).await?;
+        let deadline = step();
+        let token = CancellationToken::new();
+        let cut_on_drop = token.clone().drop_guard();
+        let (facts, server_version) = (Arc::<Facts>::default(), Arc::<OnceLock<String>>::default());
+        let stream = Severable::new(tcp, token, Arc::clone(&server_version));
+        let client = Client {
+            server: endpoint.server.clone(),
+            host_keys: Arc::clone(&self.host_keys),
+            facts: Arc::clone(&facts),
+        };
+        let handle = timeout_at(deadline, client::connect_stream(config, stream, client))
+            .await
+            .map_err(|_| ConnectError::TimedOut { phase: Phase::KeyExchange })?
+            .map_err(key_exchange_error)?;
+        let connection = Connection {
+            handle,
+            server: endpoint.server.clone(),
+            facts,
+            server_version,
+            sftp_limit: self.backend.connect_timeout,
+            request_timeout: self.backend.request_timeout,
+            cut_on_drop,
+        };
+        connection.check_signature()?;
+        Ok((connection, deadline))
+    }
+}
+
+impl Endpoint {
+    fn offer(&self) -> Offer {
+        self.offer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Connection {
+    /// Connects and logs in: the addresses of the backend in order, until a server speaks.
+    ///
+    /// # Errors
+    /// When no address can be reached, the server is not the right one, or it refuses the login.
+    pub async fn open(target: &Target, credentials: &Credentials) -> Result<Self, ConnectError> {
+        let mut failure = None;
+        for endpoint in &target.endpoints {
+            match target.reach(endpoint).await {
+                Ok((connection, deadline)) => return connection.log_in(credentials, deadline).await,
+                Err(error) if error.is_of_the_address() => {
+                    let server = &endpoint.server;
+                    tracing::debug!(host = %server.host, port = server.port, %error, "backend address not usable");
+                    failure = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| ConnectError::Lost("the backend has no address".to_owned())))
+    }
+
+    /// Key exchange and login share a deadline.
+    async fn log_in(mut self, credentials: &Credentials, deadline: Instant) -> Result<Self, ConnectError> {
+        let login = Login { handle: &mut self.handle, facts: &self.facts };
+        timeout_at(deadline, login.run(credentials))
+            .await
+            .map_err(|_| ConnectError::TimedOut { phase: Phase::Login })??;
+        Ok(self)
+    }
+
+    /// Opens a channel and starts SFTP on it.
+    ///
+    /// # Errors
+    /// When the server gives no channel or no SFTP, or is gone.
+    pub async fn open_sftp(&self) -> Result<sftp::Session, ConnectError> {
+        timeout(self.sftp_limit, self.start_sftp()).await.map_err(|_| ConnectError::TimedOut { phase: Phase::Sftp })?
+    }
+
+    async fn start_sftp(&self) -> Result<sftp::Session, ConnectError> {
+        let channel_error = |error: russh::Error| match error {
+            russh::Error::ChannelOpenFailure(reason) => {
+                ConnectError::NoSftp(format!("the server refused a channel ({reason:?})"))
+            }
+            _ => ConnectError::Lost(self.facts.ending_text()),
+        };
+        let mut channel = self.handle.channel_open_session().await.map_err(channel_error)?;
+        channel.request_subsystem(true, "sftp").await.map_err(channel_error)?;
+        loop {
+            match channel.wait().await {
+                Some(ChannelMsg::Success) => break,
+                Some(ChannelMsg::Failure) => {
+                    return Err(ConnectError::NoSftp("the server has no subsystem sftp".to_owned()));
+                }
+                Some(ChannelMsg::Eof | ChannelMsg::Close) => {
+                    return Err(ConnectError::NoSftp("the server closed the channel".to_owned()));
+                }
+                Some(_) => {}
+                None => return Err(ConnectError::Lost(self.facts.ending_text())),
+            }
+        }
+        let (source, sink) = channel.split();
+        let (source, sink) = (ChannelSource::new(source), ChannelSink { channel: sink, lost: self.facts.lost.clone() });
+        sftp::Session::start(source, sink, self.request_timeout).await.map_err(ConnectError::Sftp)
+    }
+
+    /// Is the connection gone?
+    pub fn is_lost(&self) -> bool {
+        self.handle.is_closed() || self.facts.lost.is_cancelled()
+    }
+
+    /// Resolves when the connection is gone.
+    pub async fn lost(&self) {
+        self.facts.lost.cancelled().await;
+    }
+
+    /// Says goodbye and closes the socket. Dropping a connection closes it too, without the goodbye.
+    pub async fn close(self) {
+        let Self { handle, cut_on_drop, .. } = self;
+        let farewell = async {
+            if handle.disconnect(Disconnect::ByApplication, "", "").await.is_ok() {
+                let _ = handle.await;
+            }
+        };
+        let _ = timeout(CLOSE_LIMIT, farewell).await;
+        drop(cut_on_drop);
+    }
+
+    /// The address that answered.
+    pub fn server(&self) -> &HostPort {
+        &self.server
+    }
+
+    /// `SHA256:…` of the server's host key.
+    pub fn host_key_fingerprint(&self) -> String {
+        self.facts.host_key.get().map(|(key, _)| fingerprint_text(&key.fingerprint)).unwrap_or_default()
+    }
+
+    /// What vouched for the host key.
+    pub fn host_key_verdict(&self) -> Option<HostKeyVerdict> {
+        self.facts.host_key.get().map(|(_, verdict)| *verdict)
+    }
+
+    /// The server's identification string (RFC 4253 §4.2), such as `SSH-2.0-OpenSSH_9.2p1`; escaped.
+    pub fn server_version(&self) -> &str {
+        self.server_version.get().map_or("", String::as_str)
+    }
+
+    /// How it ended, once [`Connection::is_lost`].
+    pub fn ending(&self) -> String {
+        self.facts.ending_text()
+    }
+
+    /// SECURITY: russh checks the server's signature by the algorithm it came with, not the one agreed on, so that a
+    /// server could still sign with SHA-1. That ends here, before anything is authenticated.
+    fn check_signature(&self) -> Result<(), ConnectError> {
+        let safe = self
+            .handle
+            .agent_session_binding()
+            .and_then(|binding| Signature::try_from(binding.signature()).ok())
+            .is_some_and(|signature| algorithms::is_safe_signature(&signature.algorithm()));
+        match self.facts.host_key.get() {
+            Some(_) if safe => Ok(()),
+            Some((key, _)) => {
+                let host = super::known_hosts::lookup_name(&self.server.host, self.server.port);
+                Err(HostKeyError::WeakSignature { host, key: key.clone() }.into())
+            }
+            None => Err(ConnectError::KeyExchange("the server showed no host key".to_owned())),
+        }
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Connection")
+            .field("server", &self.server)
+            .field("version", &self.server_version())
+            .finish_non_exhaustive()
+    }
+}
+
+fn client_config(backend: &Backend, window: u32, key_types: &[KeyType], certificates: bool) -> Arc<client::Config> {
+    // A full channel stops the whole connection, so there is room for a window of full packets.
+    let channel_buffer_size = usize::try_from(window / MAX_PACKET).unwrap_or(usize::MAX).max(1);
+    Arc::new(client::Config {
+        client_id: SshId::Standard(IDENTIFICATION.into()),
+        window_size: window,
+        maximum_packet_size: MAX_PACKET,
+        channel_buffer_size,
+        preferred: algorithms::preferred(key_types, certificates),
+        keepalive_interval: (!backend.keepalive.is_zero()).then_some(backend.keepalive),
+        keepalive_max: KEEPALIVES,
+        nodelay: true,
+        ..client::Config::default()
+    })
+}
+
+fn key_exchange_error(error: ClientError) -> ConnectError {
+    match error {
+        ClientError::HostKey(error) => ConnectError::HostKey(error),
+        ClientError::Ssh(error) => match error {
+            russh::Error::NoCommonAlgo { kind, theirs, .. } => {
+                let kind = match kind {
+                    AlgorithmKind::Kex => "key exchange",
+                    AlgorithmKind::Key => "host key",
+                    AlgorithmKind::Cipher => "cipher",
+                    AlgorithmKind::Compression => "compression",
+                    AlgorithmKind::Mac => "MAC",
+                };
+                let theirs = printable(&theirs.join(", "));
+                ConnectError::KeyExchange(format!("no {kind} algorithm in common; the server has {theirs}"))
+            }
+            error @ (russh::Error::IO(_) | russh::Error::Disconnect | russh::Error::HUP) => {
+                ConnectError::Lost(printable(&error.to_string()))
+            }
+            error => ConnectError::KeyExchange(printable(&error.to_string())),
+        },
+    }
+}
+
+fn shown_type(error: &HostKeyError) -> Option<KeyType> {
+    match error {
+        HostKeyError::Unknown { key, .. } => KeyType::ALL.into_iter().find(|key_type| key_type.name() == key.key_type),
+        _ => None,
+    }
+}

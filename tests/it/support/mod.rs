@@ -1,0 +1,3 @@
+//! What the tests run against and with.
+
+pub(crate) mod sshd;
