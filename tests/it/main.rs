@@ -1,1 +1,4 @@
 //! Integration tests.
+
+mod sftp_session;
+mod support;
