@@ -81,6 +81,20 @@ async fn upload(session: &Session, name: &BackendPath, mut data: &[u8]) -> Resul
     Ok(bytes)
 }
 
+/// Takes so long for each packet.
+struct SlowSink<S>(S, Duration);
+
+impl<S: PacketSink> PacketSink for SlowSink<S> {
+    async fn send(&mut self, bytes: Bytes) -> Result<(), SinkClosed> {
+        tokio::time::sleep(self.1).await;
+        self.0.send(bytes).await
+    }
+
+    async fn close(&mut self) {
+        self.0.close().await;
+    }
+}
+
 fn profiles() -> [Profile; 4] {
     [Profile::openssh(), Profile::bare(), Profile::binary_handles(), Profile::windows_like()]
 }
@@ -559,6 +573,66 @@ async fn whatever_is_dropped_is_closed_and_no_close_overtakes_a_write() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handle_whose_open_was_dropped_after_the_reply_came_is_closed() {
+    let server = ScriptedSftp::new(Script::new(Profile::openssh()));
+    server.tree().put_file("/f", "x");
+    let session = connect(&server).await;
+    let name = path("/f");
+    let mut open = Box::pin(session.open(&name, READ, None));
+    tokio::select! {
+        biased;
+        file = &mut open => panic!("{file:?}"),
+        () = std::future::ready(()) => {}
+    }
+    server.until(|record| record.open_handles == 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(open);
+    server.until(|record| record.open_handles == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_in_the_background_keeps_its_place_among_requests() {
+    let server = ScriptedSftp::new(Script::new(Profile::openssh()));
+    let session = connect(&server).await;
+    let name = path("/f");
+    drop(session.open(&name, WRITE, None).await.unwrap());
+    session.remove(&name).await.unwrap();
+    assert_eq!(server.record().requests[1..], ["OPEN", "CLOSE", "REMOVE"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_that_still_wait_for_the_channel_never_reach_the_next_file_under_the_same_handle() {
+    let server = ScriptedSftp::new(Script::new(Profile::openssh()));
+    let (source, writer) = serve(&server);
+    let sink = SlowSink(StreamSink::new(writer), Duration::from_secs(5));
+    let session = Session::start(source, sink, REQUEST_TIMEOUT).await.unwrap();
+    let file = session.open(&path("/given-up"), WRITE, None).await.unwrap();
+    let mut stream = WriteStream::new(file, 0, 64 << 20);
+    let full = |stream: &WriteStream, byte: u8| {
+        let mut buffer = stream.buffer();
+        buffer.extend(&vec![byte; buffer.remaining()]);
+        buffer
+    };
+    let no_time = Duration::from_millis(1);
+    loop {
+        let buffer = full(&stream, 1);
+        if tokio::time::timeout(no_time, stream.write(buffer)).await.is_err() {
+            break;
+        }
+    }
+    // The queue is full of writes, so the CLOSE cannot simply follow them.
+    drop(stream);
+    let next = session.open(&path("/next"), WRITE, None).await.unwrap();
+    let mut stream = WriteStream::new(next, 0, WINDOW);
+    let buffer = full(&stream, 2);
+    stream.write(buffer).await.unwrap();
+    stream.finish().await.unwrap().0.close().await.unwrap();
+    assert!(server.tree().file("/next").unwrap().iter().all(|byte| *byte == 2));
+    server.until(|record| record.open_handles == 0).await;
+    assert_eq!(server.record().strays, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn closes_that_find_the_queue_full_are_sent_all_the_same() {
     let server = ScriptedSftp::new(Script::new(Profile::openssh()));
     server.tree().put_file("/f", "x");
@@ -600,20 +674,6 @@ async fn an_unanswered_request_times_out_alone() {
     assert!(session.stat(&path("/")).await.is_ok());
 }
 
-/// Takes so long for each packet.
-struct SlowSink<S>(S, Duration);
-
-impl<S: PacketSink> PacketSink for SlowSink<S> {
-    async fn send(&mut self, bytes: Bytes) -> Result<(), SinkClosed> {
-        tokio::time::sleep(self.1).await;
-        self.0.send(bytes).await
-    }
-
-    async fn close(&mut self) {
-        self.0.close().await;
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_time_of_a_request_begins_when_it_is_written() {
     let server = ScriptedSftp::new(Script::new(Profile::openssh()));
@@ -637,6 +697,11 @@ async fn the_time_of_a_request_begins_when_it_is_written() {
 async fn data_times_out_only_without_any_progress() {
     let mut script = Script::new(Profile::bare());
     script.latency = Duration::from_secs(50);
+    // Some come later than others, so that there is never a moment with nothing under way.
+    for number in (1..40).step_by(2) {
+        script.faults.push((When::Nth("READ", number), Then::Late(Duration::from_secs(25))));
+        script.faults.push((When::Nth("WRITE", number), Then::Late(Duration::from_secs(25))));
+    }
     let server = ScriptedSftp::new(script);
     let data = pattern(500_000);
     server.tree().put_file("/f", data.clone());
