@@ -5,7 +5,7 @@
 //! | [`wire`] | the packets, sans-IO |
 //! | [`window`] | which range of a file to ask for next, sans-IO |
 //! | [`stream`] | the byte stream below, as two traits |
-//! | [`requests`] | requests on their way, matched with replies by id; a reader and a writer task |
+//! | `requests`, `tasks` | requests on their way, matched with replies by id; a reader and a writer task |
 //! | [`session`] | one request, one method |
 //! | [`file`](mod@file), [`directory`] | what is open; closed on every path |
 //! | [`read`], [`write`](mod@write) | whole files, many requests at a time |
@@ -19,6 +19,7 @@ pub mod read;
 mod requests;
 pub mod session;
 pub mod stream;
+mod tasks;
 pub mod window;
 pub mod wire;
 pub mod write;

@@ -1,22 +1,17 @@
 //! Requests on their way (draft-ietf-secsh-filexfer-02 §6): each has an id, replies come in any order.
-//!
-//! Two tasks per session: a reader that matches replies, and a writer that sends. One task doing both could wait for
-//! room to send while the server waits for us to read.
+//! What waits is kept here; `tasks` moves the bytes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use tokio::sync::mpsc::{self, error::TryRecvError};
-use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::SftpError;
-use super::stream::{PacketSink, PacketSource};
 use super::wire::MAX_PACKET_SENT;
-use super::wire::frame::{Frame, FrameDecoder};
 use super::wire::packet::{LENGTH_FIELD, Packet, Reply, Request};
 use super::wire::status::StatusCode;
 
@@ -24,13 +19,7 @@ use super::wire::status::StatusCode;
 pub(super) const STALL: Duration = Duration::from_secs(60);
 
 /// Packets waiting for the writer; beyond it the one who asks waits.
-const QUEUE: usize = 32;
-
-/// Packets up to this size leave together: one SSH packet instead of many.
-const JOIN_UP_TO: usize = 1024;
-
-/// How long the writer waits for the stream's end to be sent.
-const CLOSE_WAIT: Duration = Duration::from_secs(5);
+pub(super) const QUEUE: usize = 32;
 
 /// Abandoned opens a server may leave unanswered; one that leaves more does not work.
 const MAX_ABANDONED: usize = 256;
@@ -51,20 +40,28 @@ pub(super) struct Requests {
     shared: Arc<Shared>,
 }
 
+/// What the tasks of a session need.
 #[derive(Debug)]
-struct Outgoing {
-    bytes: Bytes,
-    written: Option<oneshot::Sender<Instant>>,
+pub(super) struct Work {
+    pub(super) outgoing: mpsc::Receiver<Outgoing>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// A packet in the queue; `written` is told when it has left.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) bytes: Bytes,
+    pub(super) written: Option<oneshot::Sender<Instant>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     /// Those who ask, the reader task and the writer task contend, each for the length of a map access. Std's mutex:
     /// it is never held across an await, and dropping a file must be able to lock it.
     state: Mutex<State>,
     /// Tells the writer that `State::closing` has something.
-    closing: Notify,
-    gone: CancellationToken,
+    pub(super) closing: Notify,
+    pub(super) gone: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -99,17 +96,15 @@ enum Waiter {
 }
 
 impl Requests {
-    /// Starts both tasks.
-    pub(super) fn start(source: impl PacketSource, sink: impl PacketSink, decoder: FrameDecoder) -> Self {
+    /// No requests yet; the other half is for the tasks that move them.
+    pub(super) fn new() -> (Self, Work) {
         let (queue, outgoing) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
             state: Mutex::new(State::default()),
             closing: Notify::new(),
             gone: CancellationToken::new(),
         });
-        tokio::spawn(write_packets(sink, outgoing, Arc::clone(&shared)));
-        tokio::spawn(read_packets(source, decoder, Arc::clone(&shared)));
-        Self { queue, shared }
+        (Self { queue, shared: Arc::clone(&shared) }, Work { outgoing, shared })
     }
 
     /// Packets longer than this (length field included) are refused from now on.
@@ -287,7 +282,7 @@ impl Shared {
     }
 
     /// Hands a reply to the one who waits; one that nobody asked for is ignored.
-    fn complete(&self, id: u32, reply: Result<Reply, SftpError>) {
+    pub(super) fn complete(&self, id: u32, reply: Result<Reply, SftpError>) {
         let waiter = {
             let mut state = self.lock();
             let waiter = state.pending.remove(&id);
@@ -347,7 +342,7 @@ impl Shared {
     }
 
     /// The CLOSE packets that may leave now that `written` packets have.
-    fn due_closes(&self, written: u64) -> Vec<Bytes> {
+    pub(super) fn due_closes(&self, written: u64) -> Vec<Bytes> {
         let mut state = self.lock();
         let due: Vec<_> = state.closing.extract_if(.., |(after, _)| *after <= written).collect();
         if state.closing.is_empty() {
@@ -357,7 +352,7 @@ impl Shared {
     }
 
     /// Ends the session: everyone who waits is told, and so is everyone who asks later. The first reason stays.
-    fn lose(&self, reason: &str) {
+    pub(super) fn lose(&self, reason: &str) {
         let waiters = {
             let mut state = self.lock();
             state.lost.get_or_insert_with(|| reason.to_owned());
@@ -387,141 +382,4 @@ impl Shared {
 
 fn close_packet(id: u32, handle: Bytes) -> Bytes {
     Packet::Request { id, request: Request::Close { handle } }.encode()
-}
-
-async fn read_packets(mut source: impl PacketSource, mut decoder: FrameDecoder, shared: Arc<Shared>) {
-    let reason = loop {
-        match decoder.next_frame() {
-            Ok(Some(frame)) => {
-                dispatch(frame, &shared);
-                continue;
-            }
-            Ok(None) => {}
-            Err(error) => break error.to_string(),
-        }
-        tokio::select! {
-            biased;
-            () = shared.gone.cancelled() => break String::new(),
-            chunk = source.next() => match chunk {
-                Some(chunk) => decoder.push(chunk),
-                None => break "the server closed the channel".to_owned(),
-            },
-        }
-    };
-    shared.lose(&reason);
-}
-
-fn dispatch(frame: Frame, shared: &Shared) {
-    match Packet::decode(frame) {
-        // The handle outlives the chunk it came in: a copy of its own, so that it does not keep the chunk alive.
-        Ok(Packet::Reply { id, reply: Reply::Handle(handle) }) => {
-            shared.complete(id, Ok(Reply::Handle(Bytes::copy_from_slice(&handle))));
-        }
-        Ok(Packet::Reply { id, reply }) => shared.complete(id, Ok(reply)),
-        Err(error) => {
-            if let Some(id) = error.id {
-                shared.complete(id, Err(SftpError::Protocol(error.to_string())));
-            }
-        }
-        // Neither belongs here; the framing is intact, so nothing is lost by going on.
-        Ok(Packet::Init { .. } | Packet::Version { .. } | Packet::Request { .. } | Packet::Unknown { .. }) => {}
-    }
-}
-
-async fn write_packets(mut sink: impl PacketSink, mut queue: mpsc::Receiver<Outgoing>, shared: Arc<Shared>) {
-    let mut written = 0;
-    let reason = loop {
-        let first = tokio::select! {
-            biased;
-            () = shared.gone.cancelled() => break "",
-            outgoing = queue.recv() => outgoing,
-            () = shared.closing.notified() => match queue.try_recv() {
-                Ok(outgoing) => Some(outgoing),
-                Err(TryRecvError::Empty) => {
-                    match send_closes(&mut sink, &shared, written).await {
-                        Ok(()) => continue,
-                        Err(reason) => break reason,
-                    }
-                }
-                Err(TryRecvError::Disconnected) => None,
-            },
-        };
-        let result = match first {
-            Some(first) => send_batch(&mut sink, &shared, &mut queue, first, &mut written).await,
-            // Everyone let go of the session: what they left open is closed, then the channel.
-            None => send_closes(&mut sink, &shared, u64::MAX).await.and(Err("it is closed")),
-        };
-        if let Err(reason) = result.and(Ok(())) {
-            break reason;
-        }
-        if let Err(reason) = send_closes(&mut sink, &shared, written).await {
-            break reason;
-        }
-    };
-    shared.lose(reason);
-    let _ = timeout(CLOSE_WAIT, sink.close()).await;
-}
-
-/// Sends a packet, and small ones that wait behind it in the same buffer. A packet with file data leaves as the very
-/// buffer the data was read into.
-async fn send_batch(
-    sink: &mut impl PacketSink,
-    shared: &Shared,
-    queue: &mut mpsc::Receiver<Outgoing>,
-    first: Outgoing,
-    written: &mut u64,
-) -> Result<(), &'static str> {
-    let mut next = Some(first);
-    while let Some(packet) = next.take() {
-        let mut tell: Vec<_> = packet.written.into_iter().collect();
-        let mut bytes = packet.bytes;
-        let mut count = 1;
-        if bytes.len() <= JOIN_UP_TO {
-            let mut joined = BytesMut::new();
-            while let Ok(later) = queue.try_recv() {
-                if later.bytes.len() > JOIN_UP_TO {
-                    next = Some(later);
-                    break;
-                }
-                if joined.is_empty() {
-                    joined.extend_from_slice(&bytes);
-                }
-                joined.extend_from_slice(&later.bytes);
-                tell.extend(later.written);
-                count += 1;
-                if count >= QUEUE as u64 {
-                    break;
-                }
-            }
-            if !joined.is_empty() {
-                bytes = joined.freeze();
-            }
-        }
-        send(sink, shared, bytes).await?;
-        *written += count;
-        let now = Instant::now();
-        for sender in tell {
-            let _ = sender.send(now);
-        }
-    }
-    Ok(())
-}
-
-async fn send_closes(sink: &mut impl PacketSink, shared: &Shared, written: u64) -> Result<(), &'static str> {
-    for packet in shared.due_closes(written) {
-        send(sink, shared, packet).await?;
-    }
-    Ok(())
-}
-
-async fn send(sink: &mut impl PacketSink, shared: &Shared, bytes: Bytes) -> Result<(), &'static str> {
-    tokio::select! {
-        biased;
-        () = shared.gone.cancelled() => Err(""),
-        sent = timeout(STALL, sink.send(bytes)) => match sent {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err("the server closed the channel"),
-            Err(_) => Err("the server takes no more data"),
-        },
-    }
 }

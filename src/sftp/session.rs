@@ -12,6 +12,7 @@ use super::file::File;
 use super::path::BackendPath;
 use super::requests::{Pending, Requests};
 use super::stream::{PacketSink, PacketSource};
+use super::tasks;
 use super::wire::attributes::Attributes;
 use super::wire::extensions::{self, ExtendedRequest, Extensions, FileSystem, Limits};
 use super::wire::frame::FrameDecoder;
@@ -64,7 +65,8 @@ impl Session {
         let mut decoder = FrameDecoder::new(MAX_PACKET_ACCEPTED);
         let greeting = greet(&mut source, &mut sink, &mut decoder);
         let extensions = timeout(request_timeout, greeting).await.map_err(|_| SftpError::TimedOut)??;
-        let requests = Requests::start(source, sink, decoder);
+        let (requests, work) = Requests::new();
+        tasks::spawn(source, sink, decoder, work);
         let mut inner = Inner { requests, request_time: request_timeout, extensions, limits: Limits::default() };
         if extensions.limits {
             let mut pending = inner.requests.turn().await?.send(ExtendedRequest::Limits.into())?;

@@ -7,7 +7,10 @@
 pub mod attributes;
 pub mod extensions;
 pub mod frame;
+mod kind;
 pub mod packet;
+mod reply;
+mod request;
 pub mod status;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};

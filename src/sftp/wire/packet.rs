@@ -1,43 +1,11 @@
-//! Packets (draft-ietf-secsh-filexfer-02 §4, §6, §7): requests and replies, each way.
+//! Packets (draft-ietf-secsh-filexfer-02 §3, §4): the greeting, requests and replies, each way.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::attributes::Attributes;
-use super::extensions::ExtendedRequest;
 use super::frame::Frame;
-use super::status::StatusCode;
-use super::{DecodeError, Fields, Malformed, put_string, saturated};
-
-/// Packet types (draft §3).
-mod kind {
-    pub(super) const INIT: u8 = 1;
-    pub(super) const VERSION: u8 = 2;
-    pub(super) const OPEN: u8 = 3;
-    pub(super) const CLOSE: u8 = 4;
-    pub(super) const READ: u8 = 5;
-    pub(super) const WRITE: u8 = 6;
-    pub(super) const LSTAT: u8 = 7;
-    pub(super) const FSTAT: u8 = 8;
-    pub(super) const SETSTAT: u8 = 9;
-    pub(super) const FSETSTAT: u8 = 10;
-    pub(super) const OPENDIR: u8 = 11;
-    pub(super) const READDIR: u8 = 12;
-    pub(super) const REMOVE: u8 = 13;
-    pub(super) const MKDIR: u8 = 14;
-    pub(super) const RMDIR: u8 = 15;
-    pub(super) const REALPATH: u8 = 16;
-    pub(super) const STAT: u8 = 17;
-    pub(super) const RENAME: u8 = 18;
-    pub(super) const READLINK: u8 = 19;
-    pub(super) const SYMLINK: u8 = 20;
-    pub(super) const STATUS: u8 = 101;
-    pub(super) const HANDLE: u8 = 102;
-    pub(super) const DATA: u8 = 103;
-    pub(super) const NAME: u8 = 104;
-    pub(super) const ATTRS: u8 = 105;
-    pub(super) const EXTENDED: u8 = 200;
-    pub(super) const EXTENDED_REPLY: u8 = 201;
-}
+pub use super::reply::{Name, Reply, Status};
+pub use super::request::{OpenFlags, Request};
+use super::{DecodeError, Fields, Malformed, kind, put_string, saturated};
 
 /// One packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,337 +45,6 @@ pub enum Packet {
         /// Everything after the type.
         body: Bytes,
     },
-}
-
-/// What a client can ask.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields bear the draft's own names, §6.3 to §6.10")]
-pub enum Request {
-    /// Opens a file; `flags` as in [`OpenFlags`].
-    Open { path: Bytes, flags: u32, attributes: Attributes },
-    /// Gives a handle back.
-    Close { handle: Bytes },
-    /// Reads up to `length` bytes.
-    Read { handle: Bytes, offset: u64, length: u32 },
-    /// Writes all of `data`.
-    Write { handle: Bytes, offset: u64, data: Bytes },
-    /// Attributes of a name, links not followed.
-    Lstat { path: Bytes },
-    /// Attributes of an open file.
-    Fstat { handle: Bytes },
-    /// Changes attributes of a name.
-    Setstat { path: Bytes, attributes: Attributes },
-    /// Changes attributes of an open file.
-    Fsetstat { handle: Bytes, attributes: Attributes },
-    /// Opens a directory for reading.
-    Opendir { path: Bytes },
-    /// The next names of a directory.
-    Readdir { handle: Bytes },
-    /// Deletes a file.
-    Remove { path: Bytes },
-    /// Makes a directory.
-    Mkdir { path: Bytes, attributes: Attributes },
-    /// Deletes an empty directory.
-    Rmdir { path: Bytes },
-    /// The canonical absolute form of a name.
-    Realpath { path: Bytes },
-    /// Attributes of a name, links followed.
-    Stat { path: Bytes },
-    /// Renames; does not replace.
-    Rename { from: Bytes, to: Bytes },
-    /// Where a link points.
-    Readlink { path: Bytes },
-    /// Makes a link. The draft sends the link first; OpenSSH takes the target first.
-    Symlink { first: Bytes, second: Bytes },
-    /// Anything else, by name.
-    Extended { name: Bytes, data: Bytes },
-}
-
-/// What a server can answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    /// How it went.
-    Status(Status),
-    /// A file or directory is open.
-    Handle(Bytes),
-    /// File data, in the pieces it came in.
-    Data(Vec<Bytes>),
-    /// Names.
-    Name(Vec<Name>),
-    /// Attributes.
-    Attributes(Attributes),
-    /// The answer to an EXTENDED request.
-    Extended(Bytes),
-}
-
-/// The body of a STATUS reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// What happened.
-    pub code: StatusCode,
-    /// The server's words; empty where it sent none (draft versions before 3 had no such field, and servers exist).
-    pub message: Bytes,
-    /// Language tag of the message.
-    pub language: Bytes,
-}
-
-/// One element of a NAME reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Name {
-    /// The name alone.
-    pub filename: Bytes,
-    /// A line as of `ls -l`, in no format a program could rely on.
-    pub longname: Bytes,
-    /// Its attributes.
-    pub attributes: Attributes,
-}
-
-/// How a file is opened (draft §6.3). APPEND is left out: with it OpenSSH ignores the offsets of WRITE.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct OpenFlags {
-    /// READ.
-    pub read: bool,
-    /// WRITE.
-    pub write: bool,
-    /// CREAT: make it if it is not there.
-    pub create: bool,
-    /// EXCL: fail if it is there.
-    pub exclusive: bool,
-    /// TRUNC: drop what is in it.
-    pub truncate: bool,
-}
-
-impl OpenFlags {
-    /// As on the wire.
-    pub fn bits(self) -> u32 {
-        u32::from(self.read)
-            | u32::from(self.write) << 1
-            | u32::from(self.create) << 3
-            | u32::from(self.truncate) << 4
-            | u32::from(self.exclusive) << 5
-    }
-
-    /// From the wire; bits not known are dropped.
-    pub fn from_bits(bits: u32) -> Self {
-        Self {
-            read: bits & 0x01 != 0,
-            write: bits & 0x02 != 0,
-            create: bits & 0x08 != 0,
-            truncate: bits & 0x10 != 0,
-            exclusive: bits & 0x20 != 0,
-        }
-    }
-}
-
-impl From<ExtendedRequest> for Request {
-    fn from(request: ExtendedRequest) -> Self {
-        Self::Extended { name: Bytes::from_static(request.name().as_bytes()), data: request.data() }
-    }
-}
-
-impl Request {
-    /// The draft's name of it, for messages.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Open { .. } => "OPEN",
-            Self::Close { .. } => "CLOSE",
-            Self::Read { .. } => "READ",
-            Self::Write { .. } => "WRITE",
-            Self::Lstat { .. } => "LSTAT",
-            Self::Fstat { .. } => "FSTAT",
-            Self::Setstat { .. } => "SETSTAT",
-            Self::Fsetstat { .. } => "FSETSTAT",
-            Self::Opendir { .. } => "OPENDIR",
-            Self::Readdir { .. } => "READDIR",
-            Self::Remove { .. } => "REMOVE",
-            Self::Mkdir { .. } => "MKDIR",
-            Self::Rmdir { .. } => "RMDIR",
-            Self::Realpath { .. } => "REALPATH",
-            Self::Stat { .. } => "STAT",
-            Self::Rename { .. } => "RENAME",
-            Self::Readlink { .. } => "READLINK",
-            Self::Symlink { .. } => "SYMLINK",
-            Self::Extended { .. } => "EXTENDED",
-        }
-    }
-
-    fn kind(&self) -> u8 {
-        match self {
-            Self::Open { .. } => kind::OPEN,
-            Self::Close { .. } => kind::CLOSE,
-            Self::Read { .. } => kind::READ,
-            Self::Write { .. } => kind::WRITE,
-            Self::Lstat { .. } => kind::LSTAT,
-            Self::Fstat { .. } => kind::FSTAT,
-            Self::Setstat { .. } => kind::SETSTAT,
-            Self::Fsetstat { .. } => kind::FSETSTAT,
-            Self::Opendir { .. } => kind::OPENDIR,
-            Self::Readdir { .. } => kind::READDIR,
-            Self::Remove { .. } => kind::REMOVE,
-            Self::Mkdir { .. } => kind::MKDIR,
-            Self::Rmdir { .. } => kind::RMDIR,
-            Self::Realpath { .. } => kind::REALPATH,
-            Self::Stat { .. } => kind::STAT,
-            Self::Rename { .. } => kind::RENAME,
-            Self::Readlink { .. } => kind::READLINK,
-            Self::Symlink { .. } => kind::SYMLINK,
-            Self::Extended { .. } => kind::EXTENDED,
-        }
-    }
-
-    /// `None`: not the type of a request.
-    fn decode(kind: u8, fields: &mut Fields) -> Result<Option<Self>, Malformed> {
-        Ok(Some(match kind {
-            kind::OPEN => {
-                Self::Open { path: fields.string()?, flags: fields.uint32()?, attributes: Attributes::decode(fields)? }
-            }
-            kind::CLOSE => Self::Close { handle: fields.string()? },
-            kind::READ => Self::Read { handle: fields.string()?, offset: fields.uint64()?, length: fields.uint32()? },
-            kind::WRITE => Self::Write { handle: fields.string()?, offset: fields.uint64()?, data: fields.string()? },
-            kind::LSTAT => Self::Lstat { path: fields.string()? },
-            kind::FSTAT => Self::Fstat { handle: fields.string()? },
-            kind::SETSTAT => Self::Setstat { path: fields.string()?, attributes: Attributes::decode(fields)? },
-            kind::FSETSTAT => Self::Fsetstat { handle: fields.string()?, attributes: Attributes::decode(fields)? },
-            kind::OPENDIR => Self::Opendir { path: fields.string()? },
-            kind::READDIR => Self::Readdir { handle: fields.string()? },
-            kind::REMOVE => Self::Remove { path: fields.string()? },
-            kind::MKDIR => Self::Mkdir { path: fields.string()?, attributes: Attributes::decode(fields)? },
-            kind::RMDIR => Self::Rmdir { path: fields.string()? },
-            kind::REALPATH => Self::Realpath { path: fields.string()? },
-            kind::STAT => Self::Stat { path: fields.string()? },
-            kind::RENAME => Self::Rename { from: fields.string()?, to: fields.string()? },
-            kind::READLINK => Self::Readlink { path: fields.string()? },
-            kind::SYMLINK => Self::Symlink { first: fields.string()?, second: fields.string()? },
-            kind::EXTENDED => Self::Extended { name: fields.string()?, data: fields.clone().rest() },
-            _ => return Ok(None),
-        }))
-    }
-
-    fn encode(&self, output: &mut BytesMut) {
-        match self {
-            Self::Open { path, flags, attributes } => {
-                put_string(output, path);
-                output.put_u32(*flags);
-                attributes.encode(output);
-            }
-            Self::Read { handle, offset, length } => {
-                put_string(output, handle);
-                output.put_u64(*offset);
-                output.put_u32(*length);
-            }
-            Self::Write { handle, offset, data } => {
-                put_string(output, handle);
-                output.put_u64(*offset);
-                put_string(output, data);
-            }
-            Self::Close { handle: only } | Self::Fstat { handle: only } | Self::Readdir { handle: only } => {
-                put_string(output, only);
-            }
-            Self::Lstat { path }
-            | Self::Opendir { path }
-            | Self::Remove { path }
-            | Self::Rmdir { path }
-            | Self::Realpath { path }
-            | Self::Stat { path }
-            | Self::Readlink { path } => put_string(output, path),
-            Self::Setstat { path: of, attributes }
-            | Self::Fsetstat { handle: of, attributes }
-            | Self::Mkdir { path: of, attributes } => {
-                put_string(output, of);
-                attributes.encode(output);
-            }
-            Self::Rename { from: first, to: second } | Self::Symlink { first, second } => {
-                put_string(output, first);
-                put_string(output, second);
-            }
-            Self::Extended { name, data } => {
-                put_string(output, name);
-                output.put_slice(data);
-            }
-        }
-    }
-}
-
-impl Reply {
-    /// The draft's name of it, for messages.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Status(_) => "STATUS",
-            Self::Handle(_) => "HANDLE",
-            Self::Data(_) => "DATA",
-            Self::Name(_) => "NAME",
-            Self::Attributes(_) => "ATTRS",
-            Self::Extended(_) => "EXTENDED_REPLY",
-        }
-    }
-
-    /// A STATUS with this code.
-    pub fn status(code: StatusCode, message: &'static str) -> Self {
-        Self::Status(Status { code, message: Bytes::from_static(message.as_bytes()), language: Bytes::new() })
-    }
-
-    fn kind(&self) -> u8 {
-        match self {
-            Self::Status(_) => kind::STATUS,
-            Self::Handle(_) => kind::HANDLE,
-            Self::Data(_) => kind::DATA,
-            Self::Name(_) => kind::NAME,
-            Self::Attributes(_) => kind::ATTRS,
-            Self::Extended(_) => kind::EXTENDED_REPLY,
-        }
-    }
-
-    /// `None`: not the type of a reply. DATA does not come this way.
-    fn decode(kind: u8, fields: &mut Fields) -> Result<Option<Self>, Malformed> {
-        Ok(Some(match kind {
-            kind::STATUS => Self::Status(Status {
-                code: StatusCode(fields.uint32()?),
-                // Servers leave these out, or cut them short; the code says what there is to know.
-                message: fields.string().unwrap_or_default(),
-                language: fields.string().unwrap_or_default(),
-            }),
-            kind::HANDLE => Self::Handle(fields.string()?),
-            kind::NAME => {
-                let mut names = Vec::new();
-                for _ in 0..fields.count(3 * size_of::<u32>())? {
-                    names.push(Name {
-                        filename: fields.string()?,
-                        longname: fields.string()?,
-                        attributes: Attributes::decode(fields)?,
-                    });
-                }
-                Self::Name(names)
-            }
-            kind::ATTRS => Self::Attributes(Attributes::decode(fields)?),
-            kind::EXTENDED_REPLY => Self::Extended(fields.clone().rest()),
-            _ => return Ok(None),
-        }))
-    }
-
-    fn encode(&self, output: &mut BytesMut) {
-        match self {
-            Self::Status(status) => {
-                output.put_u32(status.code.0);
-                put_string(output, &status.message);
-                put_string(output, &status.language);
-            }
-            Self::Handle(handle) => put_string(output, handle),
-            Self::Data(pieces) => {
-                output.put_u32(saturated(pieces.iter().map(Bytes::len).sum()));
-                pieces.iter().for_each(|piece| output.put_slice(piece));
-            }
-            Self::Name(names) => {
-                output.put_u32(saturated(names.len()));
-                for name in names {
-                    put_string(output, &name.filename);
-                    put_string(output, &name.longname);
-                    name.attributes.encode(output);
-                }
-            }
-            Self::Attributes(attributes) => attributes.encode(output),
-            Self::Extended(data) => output.put_slice(data),
-        }
-    }
 }
 
 impl Packet {
@@ -533,6 +170,8 @@ const SMALL_PACKET: usize = 128;
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::attributes::Attributes;
+    use super::super::status::StatusCode;
     use super::*;
 
     fn bytes() -> impl Strategy<Value = Bytes> {
@@ -609,11 +248,11 @@ mod tests {
     fn packet() -> impl Strategy<Value = Packet> {
         let extensions = || prop::collection::vec((bytes(), bytes()), 0..5);
         prop_oneof![
-            (any::<u32>(), extensions()).prop_map(|(version, extensions)| Packet::Init { version, extensions }),
-            (any::<u32>(), extensions()).prop_map(|(version, extensions)| Packet::Version { version, extensions }),
+            1 => (any::<u32>(), extensions()).prop_map(|(version, extensions)| Packet::Init { version, extensions }),
+            1 => (any::<u32>(), extensions()).prop_map(|(version, extensions)| Packet::Version { version, extensions }),
             8 => (any::<u32>(), request()).prop_map(|(id, request)| Packet::Request { id, request }),
             8 => (any::<u32>(), reply()).prop_map(|(id, reply)| Packet::Reply { id, reply }),
-            (21_u8..100, bytes()).prop_map(|(kind, body)| Packet::Unknown { kind, body }),
+            1 => (21_u8..100, bytes()).prop_map(|(kind, body)| Packet::Unknown { kind, body }),
         ]
     }
 
@@ -641,6 +280,7 @@ mod tests {
         #[test]
         fn a_truncated_reply_fails_with_its_id(reply in reply(), id in any::<u32>(), cut in any::<prop::sample::Index>()) {
             let whole = body(&Packet::Reply { id, reply: reply.clone() });
+            prop_assume!(whole.len() > 5);
             let cut = 5 + cut.index(whole.len() - 5);
             match Packet::decode(Frame::from(whole.slice(..cut))) {
                 Err(error) => prop_assert_eq!(error.id, Some(id)),
@@ -697,14 +337,5 @@ mod tests {
         let body = Bytes::from_static(&[103, 0, 0, 0, 7, 0, 0, 0, 2, b'a', b'b', b'c']);
         let decoded = Packet::decode(Frame::from(body));
         assert_eq!(decoded, Ok(Packet::Reply { id: 7, reply: Reply::Data(vec![Bytes::from_static(b"ab")]) }));
-    }
-
-    #[test]
-    fn open_flags_have_the_drafts_values() {
-        let flags = OpenFlags { write: true, create: true, truncate: true, ..OpenFlags::default() };
-        assert_eq!(flags.bits(), 0x1a);
-        for bits in 0..0x40 {
-            assert_eq!(OpenFlags::from_bits(bits).bits(), bits & !0x04);
-        }
     }
 }

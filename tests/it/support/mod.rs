@@ -1,3 +1,4 @@
-//! What the tests run against and with.
+//! What several integration tests share.
 
+pub mod scripted_sftp;
 pub(crate) mod sshd;
