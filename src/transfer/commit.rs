@@ -222,7 +222,10 @@ pub async fn is_storage_full(sftp: &Session, path: &BackendPath, error: &SftpErr
 }
 
 /// Gives a finished file its name.
-async fn publish(
+///
+/// # Errors
+/// What the backend says; the target is then what it was.
+pub async fn publish(
     sftp: &Session,
     temporary: &BackendPath,
     target: &BackendPath,
