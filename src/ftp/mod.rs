@@ -3,7 +3,7 @@
 //! Nothing here knows a socket, a clock, a log or the rest of the program; the caller brings bytes and the time.
 //!
 //! What a client sends:
-//! * [`line`]: command lines out of the control connection's bytes, Telnet and the length cap included;
+//! * [`mod@line`]: command lines out of the control connection's bytes, Telnet and the length cap included;
 //! * [`request`]: a line as verb and argument;
 //! * [`argument`]: what stands behind a verb, one parser each;
 //! * [`path`]: the path a client means, [`VirtualPath`](path::VirtualPath);
