@@ -141,15 +141,16 @@ impl LineDecoder {
 
             (Telnet::Option(refusal), option) => (Telnet::Data, Some(Decoded::Answer([IAC, refusal, option]))),
 
+            (Telnet::SubnegotiationCommand, SE) => (Telnet::Data, None),
             // A subnegotiation without end is a line without end.
             (Telnet::Subnegotiation | Telnet::SubnegotiationCommand, _) if self.length >= MAX_LINE => {
-                (Telnet::Data, self.data(byte))
+                self.telnet = Telnet::Data;
+                return self.telnet(byte);
             }
             (Telnet::Subnegotiation, _) => {
                 self.length += 1;
                 (if byte == IAC { Telnet::SubnegotiationCommand } else { Telnet::Subnegotiation }, None)
             }
-            (Telnet::SubnegotiationCommand, SE) => (Telnet::Data, None),
             (Telnet::SubnegotiationCommand, _) => {
                 self.length += 1;
                 (Telnet::Subnegotiation, None)
@@ -250,13 +251,13 @@ mod tests {
         Answer([u8; 3]),
     }
 
-    fn line(bytes: impl AsRef<[u8]>) -> Event {
+    fn as_line(bytes: impl AsRef<[u8]>) -> Event {
         Event::Line(bytes.as_ref().escape_ascii().to_string())
     }
 
     fn drain(decoder: &mut LineDecoder) -> Vec<Event> {
         let event = |decoded| match decoded {
-            Decoded::Line(bytes) => line(bytes),
+            Decoded::Line(bytes) => as_line(bytes),
             Decoded::TooLong => Event::TooLong,
             Decoded::Answer(answer) => Event::Answer(answer),
         };
@@ -271,37 +272,37 @@ mod tests {
 
     #[test]
     fn lines_end_with_lf_with_or_without_cr() {
-        assert_eq!(decode(b"USER a\r\nPASS b\nNOOP"), [line("USER a"), line("PASS b")]);
-        assert_eq!(decode(b"\r\n\n"), [line(""), line("")]);
-        assert_eq!(decode(b"RETR  a \r\n"), [line("RETR  a ")]);
+        assert_eq!(decode(b"USER a\r\nPASS b\nNOOP"), [as_line("USER a"), as_line("PASS b")]);
+        assert_eq!(decode(b"\r\n\n"), [as_line(""), as_line("")]);
+        assert_eq!(decode(b"RETR  a \r\n"), [as_line("RETR  a ")]);
     }
 
     #[test]
     fn a_cr_without_lf_is_data() {
-        assert_eq!(decode(b"DELE a\r\0b\r\n"), [line("DELE a\rb")]);
-        assert_eq!(decode(b"DELE a\rb\r\n"), [line("DELE a\rb")]);
-        assert_eq!(decode(b"a\r\r\n"), [line("a\r")]);
-        assert_eq!(decode(b"a\r\0\r\n"), [line("a\r")]);
-        assert_eq!(decode(b"a\0\r\n"), [line("a\0")]);
+        assert_eq!(decode(b"DELE a\r\0b\r\n"), [as_line("DELE a\rb")]);
+        assert_eq!(decode(b"DELE a\rb\r\n"), [as_line("DELE a\rb")]);
+        assert_eq!(decode(b"a\r\r\n"), [as_line("a\r")]);
+        assert_eq!(decode(b"a\r\0\r\n"), [as_line("a\r")]);
+        assert_eq!(decode(b"a\0\r\n"), [as_line("a\0")]);
     }
 
     #[test]
     fn telnet_options_are_refused_and_commands_vanish() {
-        assert_eq!(decode(b"\xFF\xFD\x06NOOP\r\n"), [Event::Answer([255, 252, 6]), line("NOOP")]);
+        assert_eq!(decode(b"\xFF\xFD\x06NOOP\r\n"), [Event::Answer([255, 252, 6]), as_line("NOOP")]);
         assert_eq!(decode(b"\xFF\xFE\x06"), [Event::Answer([255, 252, 6])]);
         assert_eq!(decode(b"\xFF\xFB\x01"), [Event::Answer([255, 254, 1])]);
         assert_eq!(decode(b"\xFF\xFC\xFF"), [Event::Answer([255, 254, 255])]);
-        assert_eq!(decode(b"NO\xFF\xF1OP\r\xFF\xF9\n"), [line("NOOP")]);
-        assert_eq!(decode(b"NO\xFF\xFA\x18\x00\r\n\xFF\xFF\xF0\xFF\xF0OP\r\n"), [line("NOOP")]);
+        assert_eq!(decode(b"NO\xFF\xF1OP\r\xFF\xF9\n"), [as_line("NOOP")]);
+        assert_eq!(decode(b"NO\xFF\xFA\x18\x00\r\n\xFF\xFF\xF0\xFF\xF0OP\r\n"), [as_line("NOOP")]);
     }
 
     #[test]
     fn byte_255_in_a_name() {
-        assert_eq!(decode(b"DELE a\xFF\xFFb\r\n"), [line(b"DELE a\xFFb")]);
-        assert_eq!(decode(b"DELE a\xFFb\r\n"), [line(b"DELE a\xFFb")]);
-        assert_eq!(decode(b"DELE a\xFF\r\n"), [line(b"DELE a\xFF")]);
-        assert_eq!(decode(b"DELE a\xFF\n"), [line(b"DELE a\xFF")]);
-        assert_eq!(decode(b"DELE \xF0\x9F\x98\x80\r\n"), [line(b"DELE \xF0\x9F\x98\x80")]);
+        assert_eq!(decode(b"DELE a\xFF\xFFb\r\n"), [as_line(b"DELE a\xFFb")]);
+        assert_eq!(decode(b"DELE a\xFFb\r\n"), [as_line(b"DELE a\xFFb")]);
+        assert_eq!(decode(b"DELE a\xFF\r\n"), [as_line(b"DELE a\xFF")]);
+        assert_eq!(decode(b"DELE a\xFF\n"), [as_line(b"DELE a\xFF")]);
+        assert_eq!(decode(b"DELE \xF0\x9F\x98\x80\r\n"), [as_line(b"DELE \xF0\x9F\x98\x80")]);
     }
 
     #[test]
@@ -309,17 +310,17 @@ mod tests {
         for preface in
             [&b"\xFF\xF4\xFF\xF2"[..], b"\xFF\xF4\xFF", b"\xFF\xF4", b"\xF4\xF2", b"\xFF\xF2", b"\xF2", b"\xFF", b""]
         {
-            assert_eq!(decode(&[preface, b"ABOR\r\n"].concat()), [line("ABOR")], "{preface:?}");
+            assert_eq!(decode(&[preface, b"ABOR\r\n"].concat()), [as_line("ABOR")], "{preface:?}");
         }
     }
 
     #[test]
     fn the_cap_counts_the_line_end() {
         let longest = [b'x'; MAX_LINE];
-        assert_eq!(decode(&[&longest[2..], b"\r\n"].concat()), [line(&longest[2..])]);
-        assert_eq!(decode(&[&longest[1..], b"\n"].concat()), [line(&longest[1..])]);
-        assert_eq!(decode(&[&longest[1..], b"\r\nNOOP\r\n"].concat()), [Event::TooLong, line("NOOP")]);
-        assert_eq!(decode(&[&longest[..], b"\nNOOP\r\n"].concat()), [Event::TooLong, line("NOOP")]);
+        assert_eq!(decode(&[&longest[2..], b"\r\n"].concat()), [as_line(&longest[2..])]);
+        assert_eq!(decode(&[&longest[1..], b"\n"].concat()), [as_line(&longest[1..])]);
+        assert_eq!(decode(&[&longest[1..], b"\r\nNOOP\r\n"].concat()), [Event::TooLong, as_line("NOOP")]);
+        assert_eq!(decode(&[&longest[..], b"\nNOOP\r\n"].concat()), [Event::TooLong, as_line("NOOP")]);
     }
 
     #[test]
@@ -341,13 +342,15 @@ mod tests {
             assert_eq!(decoder.next(), None);
         }
         decoder.push(b"\r\nNOOP\r\n");
-        assert_eq!(drain(&mut decoder), [Event::TooLong, line("NOOP")]);
+        assert_eq!(drain(&mut decoder), [Event::TooLong, as_line("NOOP")]);
     }
 
     #[test]
     fn a_subnegotiation_without_end_is_a_line_that_is_too_long() {
         let flood = [&b"\xFF\xFA"[..], &[b'\n'; MAX_LINE], b"x\r\nNOOP\r\n"].concat();
-        assert_eq!(decode(&flood), [Event::TooLong, line("NOOP")]);
+        assert_eq!(decode(&flood), [Event::TooLong, as_line("NOOP")]);
+        let late = [&[b'x'; MAX_LINE][..], b"\xFF\xFA\xFF\xFB\x0D\nNOOP\n"].concat();
+        assert_eq!(decode(&late), [Event::Answer([255, 254, 13]), Event::TooLong, as_line("NOOP")]);
     }
 
     #[test]
@@ -417,8 +420,10 @@ mod tests {
                 line.push(*byte);
                 if *byte == b'\n' {
                     let text = line.strip_suffix(b"\r\n").or(line.strip_suffix(b"\n")).unwrap();
-                    let text = text.escape_ascii().to_string().replace("\\r\\x00", "\\r");
-                    events.push(if length > MAX_LINE { Event::TooLong } else { Event::Line(text) });
+                    let after_cr = |index: usize| index > 0 && text[index - 1] == b'\r';
+                    let kept = (0..text.len()).filter(|index| text[*index] != 0 || !after_cr(*index));
+                    let text: Vec<u8> = kept.map(|index| text[index]).collect();
+                    events.push(if length > MAX_LINE { Event::TooLong } else { as_line(text) });
                     (line, length) = (Vec::new(), 0);
                 }
             }

@@ -3,17 +3,24 @@
 //! Nothing here knows a socket, a clock, a log or the rest of the program; the caller brings bytes and the time.
 //!
 //! What a client sends:
-//! * [`line`]: command lines out of the control connection's bytes, Telnet and the length cap included;
+//! * [`mod@line`]: command lines out of the control connection's bytes, Telnet and the length cap included;
 //! * [`request`]: a line as verb and argument;
 //! * [`argument`]: what stands behind a verb, one parser each;
 //! * [`path`]: the path a client means, [`VirtualPath`](path::VirtualPath);
+//! * [`glob`]: the wildcards of LIST and NLST.
 //!
 //! What it is sent:
 //! * [`reply`]: the only form in which text reaches the control connection;
+//! * [`facts`] and [`list`]: one directory entry as MLSD and as LIST show it;
 //! * [`time`]: dates in the forms FTP has for them;
+//! * [`ascii`]: line ends of TYPE A, in both directions.
 
 pub mod argument;
+pub mod ascii;
+pub mod facts;
+pub mod glob;
 pub mod line;
+pub mod list;
 pub mod path;
 pub mod reply;
 pub mod request;
