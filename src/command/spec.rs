@@ -20,6 +20,8 @@ pub struct CommandSpec {
     pub syntax: &'static str,
     /// RFC and section.
     pub reference: &'static str,
+    /// What it is about.
+    pub theme: Theme,
     /// Its line in FEAT (RFC 2389), where it has one.
     pub feature: Feature,
     /// Allowed in clear where TLS is required on the control connection.
@@ -36,6 +38,25 @@ pub struct CommandSpec {
     pub replies: &'static [u16],
     /// What carries it out.
     pub handler: Handler,
+}
+
+/// What a command is about; commands of a theme cost about the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Theme {
+    /// Login and TLS.
+    Access,
+    /// The working directory.
+    Navigation,
+    /// Listings over a data connection.
+    Listing,
+    /// Questions about one name.
+    Information,
+    /// Names and attributes are changed.
+    Change,
+    /// Parameters and data ports.
+    Setup,
+    /// Everything else.
+    Other,
 }
 
 /// A line of FEAT.

@@ -1,6 +1,6 @@
 //! The command table: one row per command, offered or not. Everything that depends on a verb is here.
 
-use super::spec::{CommandSpec, DuringTransfer, Effect, Feature, Handler, PendingEffect};
+use super::spec::{CommandSpec, DuringTransfer, Effect, Feature, Handler, PendingEffect, Theme};
 use super::{access, file, information, listing, navigation, parameters, port, security, transfer};
 
 /// A row that waits its turn, needs TLS where TLS is required, opens no data connection and keeps REST.
@@ -9,6 +9,7 @@ const ORDINARY: CommandSpec = CommandSpec {
     aliases: &[],
     syntax: "",
     reference: "",
+    theme: Theme::Other,
     feature: Feature::Silent,
     before_tls: false,
     during_transfer: DuringTransfer::Waits,
@@ -39,51 +40,51 @@ const fn not_offered(verb: &'static str, syntax: &'static str, reference: &'stat
 #[rustfmt::skip]
 pub const TABLE: &[CommandSpec] = &[
     // Access control
-    CommandSpec { verb: "USER", syntax: "USER <name>", reference: "RFC 959 §4.1.1", pending: PendingEffect::ClearsAll,
+    CommandSpec { verb: "USER", theme: Theme::Access, syntax: "USER <name>", reference: "RFC 959 §4.1.1", pending: PendingEffect::ClearsAll,
         replies: &[331, 501, 530], handler: anytime!(access::user), ..ORDINARY },
-    CommandSpec { verb: "PASS", syntax: "PASS <password>", reference: "RFC 959 §4.1.1",
+    CommandSpec { verb: "PASS", theme: Theme::Access, syntax: "PASS <password>", reference: "RFC 959 §4.1.1",
         replies: &[230, 421, 503, 530], handler: anytime!(access::pass), ..ORDINARY },
-    CommandSpec { verb: "ACCT", syntax: "ACCT <account>", reference: "RFC 959 §4.1.1",
+    CommandSpec { verb: "ACCT", theme: Theme::Access, syntax: "ACCT <account>", reference: "RFC 959 §4.1.1",
         replies: &[202, 503], handler: anytime!(access::acct), ..ORDINARY },
     CommandSpec { verb: "QUIT", syntax: "QUIT", reference: "RFC 959 §4.1.1", before_tls: true,
         during_transfer: DuringTransfer::Quits, replies: &[221], handler: anytime!(access::quit), ..ORDINARY },
 
     // Security (RFC 2228, RFC 4217)
-    CommandSpec { verb: "AUTH", syntax: "AUTH TLS", reference: "RFC 4217 §4", feature: Feature::Line("AUTH TLS"),
+    CommandSpec { verb: "AUTH", theme: Theme::Access, syntax: "AUTH TLS", reference: "RFC 4217 §4", feature: Feature::Line("AUTH TLS"),
         before_tls: true, pending: PendingEffect::ClearsAll, replies: &[234, 501, 503, 504],
         handler: anytime!(security::auth), ..ORDINARY },
-    CommandSpec { verb: "PBSZ", syntax: "PBSZ 0", reference: "RFC 4217 §8", feature: Feature::Line("PBSZ"),
+    CommandSpec { verb: "PBSZ", theme: Theme::Setup, syntax: "PBSZ 0", reference: "RFC 4217 §8", feature: Feature::Line("PBSZ"),
         before_tls: true, replies: &[200, 501, 503], handler: anytime!(security::pbsz), ..ORDINARY },
-    CommandSpec { verb: "PROT", syntax: "PROT P|C", reference: "RFC 4217 §9", feature: Feature::Line("PROT"),
+    CommandSpec { verb: "PROT", theme: Theme::Setup, syntax: "PROT P|C", reference: "RFC 4217 §9", feature: Feature::Line("PROT"),
         before_tls: true, replies: &[200, 501, 503, 504, 534, 536], handler: anytime!(security::prot), ..ORDINARY },
 
     // Navigation
-    CommandSpec { verb: "PWD", aliases: &["XPWD"], syntax: "PWD", reference: "RFC 959 §4.1.3",
+    CommandSpec { verb: "PWD", aliases: &["XPWD"], theme: Theme::Navigation, syntax: "PWD", reference: "RFC 959 §4.1.3",
         replies: &[257], handler: logged_in!(navigation::pwd), ..ORDINARY },
-    CommandSpec { verb: "CWD", aliases: &["XCWD"], syntax: "CWD <pathname>", reference: "RFC 959 §4.1.1",
+    CommandSpec { verb: "CWD", aliases: &["XCWD"], theme: Theme::Navigation, syntax: "CWD <pathname>", reference: "RFC 959 §4.1.1",
         feature: Feature::Line("TVFS"), replies: &[250, 450, 501, 550],
         handler: logged_in!(navigation::cwd), ..ORDINARY },
-    CommandSpec { verb: "CDUP", aliases: &["XCUP"], syntax: "CDUP", reference: "RFC 959 §4.1.1",
+    CommandSpec { verb: "CDUP", aliases: &["XCUP"], theme: Theme::Navigation, syntax: "CDUP", reference: "RFC 959 §4.1.1",
         replies: &[250, 450, 550], handler: logged_in!(navigation::cdup), ..ORDINARY },
 
     // Transfer parameters
-    CommandSpec { verb: "TYPE", syntax: "TYPE A [N] | I | L 8", reference: "RFC 959 §4.1.2",
+    CommandSpec { verb: "TYPE", theme: Theme::Setup, syntax: "TYPE A [N] | I | L 8", reference: "RFC 959 §4.1.2",
         replies: &[200, 501, 504], handler: logged_in!(parameters::transfer_type), ..ORDINARY },
-    CommandSpec { verb: "MODE", syntax: "MODE S", reference: "RFC 959 §4.1.2",
+    CommandSpec { verb: "MODE", theme: Theme::Setup, syntax: "MODE S", reference: "RFC 959 §4.1.2",
         replies: &[200, 501, 504], handler: logged_in!(parameters::mode), ..ORDINARY },
-    CommandSpec { verb: "STRU", syntax: "STRU F", reference: "RFC 959 §4.1.2",
+    CommandSpec { verb: "STRU", theme: Theme::Setup, syntax: "STRU F", reference: "RFC 959 §4.1.2",
         replies: &[200, 501, 504], handler: logged_in!(parameters::structure), ..ORDINARY },
-    CommandSpec { verb: "OPTS", syntax: "OPTS UTF8 ON | MLST <facts>", reference: "RFC 2389 §4", before_tls: true,
+    CommandSpec { verb: "OPTS", theme: Theme::Setup, syntax: "OPTS UTF8 ON | MLST <facts>", reference: "RFC 2389 §4", before_tls: true,
         feature: Feature::Line("UTF8"), replies: &[200, 501], handler: anytime!(parameters::options), ..ORDINARY },
 
     // Data connections
-    CommandSpec { verb: "PASV", syntax: "PASV", reference: "RFC 959 §4.1.2", replies: &[227, 421, 425, 501, 522],
+    CommandSpec { verb: "PASV", theme: Theme::Setup, syntax: "PASV", reference: "RFC 959 §4.1.2", replies: &[227, 421, 425, 501, 522],
         handler: logged_in!(port::pasv), ..ORDINARY },
-    CommandSpec { verb: "EPSV", syntax: "EPSV [1|2|ALL]", reference: "RFC 2428 §3", feature: Feature::Line("EPSV"),
+    CommandSpec { verb: "EPSV", theme: Theme::Setup, syntax: "EPSV [1|2|ALL]", reference: "RFC 2428 §3", feature: Feature::Line("EPSV"),
         replies: &[200, 229, 425, 501, 522], handler: logged_in!(port::epsv), ..ORDINARY },
 
     // Transfers
-    CommandSpec { verb: "REST", syntax: "REST <offset>", reference: "RFC 3659 §5", feature: Feature::Line("REST STREAM"),
+    CommandSpec { verb: "REST", theme: Theme::Setup, syntax: "REST <offset>", reference: "RFC 3659 §5", feature: Feature::Line("REST STREAM"),
         replies: &[350, 501], handler: logged_in!(transfer::rest), ..ORDINARY },
     CommandSpec { verb: "RETR", syntax: "RETR <pathname>", reference: "RFC 959 §4.1.3", uses_data: true,
         pending: PendingEffect::TakesRestart, effect: Effect::Reads,
@@ -97,61 +98,61 @@ pub const TABLE: &[CommandSpec] = &[
         pending: PendingEffect::TakesRestart, effect: Effect::Writes,
         replies: &[150, 226, 425, 426, 450, 451, 452, 501, 502, 521, 522, 550, 552, 553, 554],
         handler: logged_in!(transfer::appe), ..ORDINARY },
-    CommandSpec { verb: "ALLO", syntax: "ALLO <bytes> [R <bytes>]", reference: "RFC 959 §4.1.3",
+    CommandSpec { verb: "ALLO", theme: Theme::Setup, syntax: "ALLO <bytes> [R <bytes>]", reference: "RFC 959 §4.1.3",
         replies: &[202, 501], handler: logged_in!(transfer::allo), ..ORDINARY },
     CommandSpec { verb: "ABOR", syntax: "ABOR", reference: "RFC 959 §4.1.3", during_transfer: DuringTransfer::Aborts,
         pending: PendingEffect::ClearsAll, replies: &[226], handler: logged_in!(transfer::abor), ..ORDINARY },
 
     // Listings
-    CommandSpec { verb: "LIST", syntax: "LIST [options] [pathname]", reference: "RFC 959 §4.1.3", uses_data: true,
+    CommandSpec { verb: "LIST", theme: Theme::Listing, syntax: "LIST [options] [pathname]", reference: "RFC 959 §4.1.3", uses_data: true,
         pending: PendingEffect::ClearsAll, effect: Effect::Lists,
         replies: &[150, 226, 425, 426, 450, 451, 501, 502, 521, 522, 550],
         handler: logged_in!(listing::list), ..ORDINARY },
-    CommandSpec { verb: "NLST", syntax: "NLST [options] [pathname]", reference: "RFC 959 §4.1.3", uses_data: true,
+    CommandSpec { verb: "NLST", theme: Theme::Listing, syntax: "NLST [options] [pathname]", reference: "RFC 959 §4.1.3", uses_data: true,
         pending: PendingEffect::ClearsAll, effect: Effect::Lists,
         replies: &[150, 226, 425, 426, 450, 451, 501, 502, 521, 522, 550],
         handler: logged_in!(listing::nlst), ..ORDINARY },
-    CommandSpec { verb: "MLSD", syntax: "MLSD [pathname]", reference: "RFC 3659 §7", uses_data: true,
+    CommandSpec { verb: "MLSD", theme: Theme::Listing, syntax: "MLSD [pathname]", reference: "RFC 3659 §7", uses_data: true,
         pending: PendingEffect::ClearsAll, effect: Effect::Lists,
         replies: &[150, 226, 425, 426, 450, 451, 501, 502, 521, 522, 550],
         handler: logged_in!(listing::mlsd), ..ORDINARY },
-    CommandSpec { verb: "MLST", syntax: "MLST [pathname]", reference: "RFC 3659 §7", feature: Feature::Facts,
+    CommandSpec { verb: "MLST", theme: Theme::Information, syntax: "MLST [pathname]", reference: "RFC 3659 §7", feature: Feature::Facts,
         effect: Effect::Lists, replies: &[250, 450, 501, 502, 550], handler: logged_in!(listing::mlst), ..ORDINARY },
 
     // Files and directories
-    CommandSpec { verb: "SIZE", syntax: "SIZE <pathname>", reference: "RFC 3659 §4", feature: Feature::Line("SIZE"),
+    CommandSpec { verb: "SIZE", theme: Theme::Information, syntax: "SIZE <pathname>", reference: "RFC 3659 §4", feature: Feature::Line("SIZE"),
         effect: Effect::Lists, replies: &[213, 450, 501, 502, 550], handler: logged_in!(file::size), ..ORDINARY },
-    CommandSpec { verb: "MDTM", syntax: "MDTM <pathname>", reference: "RFC 3659 §3", feature: Feature::Line("MDTM"),
+    CommandSpec { verb: "MDTM", theme: Theme::Information, syntax: "MDTM <pathname>", reference: "RFC 3659 §3", feature: Feature::Line("MDTM"),
         effect: Effect::Lists, replies: &[213, 450, 501, 502, 550], handler: logged_in!(file::mdtm), ..ORDINARY },
-    CommandSpec { verb: "MFMT", syntax: "MFMT <YYYYMMDDHHMMSS> <pathname>", reference: "draft-somers-ftp-mfxx §3.1",
+    CommandSpec { verb: "MFMT", theme: Theme::Change, syntax: "MFMT <YYYYMMDDHHMMSS> <pathname>", reference: "draft-somers-ftp-mfxx §3.1",
         feature: Feature::Line("MFMT"), effect: Effect::Writes, replies: &[213, 450, 501, 502, 550],
         handler: logged_in!(file::mfmt), ..ORDINARY },
-    CommandSpec { verb: "DELE", syntax: "DELE <pathname>", reference: "RFC 959 §4.1.3", effect: Effect::Deletes,
+    CommandSpec { verb: "DELE", theme: Theme::Change, syntax: "DELE <pathname>", reference: "RFC 959 §4.1.3", effect: Effect::Deletes,
         replies: &[250, 450, 501, 502, 550], handler: logged_in!(file::dele), ..ORDINARY },
-    CommandSpec { verb: "MKD", aliases: &["XMKD"], syntax: "MKD <pathname>", reference: "RFC 959 §4.1.3",
+    CommandSpec { verb: "MKD", aliases: &["XMKD"], theme: Theme::Change, syntax: "MKD <pathname>", reference: "RFC 959 §4.1.3",
         effect: Effect::MakesDirectory, replies: &[257, 450, 501, 502, 550],
         handler: logged_in!(file::mkd), ..ORDINARY },
-    CommandSpec { verb: "RMD", aliases: &["XRMD"], syntax: "RMD <pathname>", reference: "RFC 959 §4.1.3",
+    CommandSpec { verb: "RMD", aliases: &["XRMD"], theme: Theme::Change, syntax: "RMD <pathname>", reference: "RFC 959 §4.1.3",
         effect: Effect::Deletes, replies: &[250, 450, 501, 502, 550], handler: logged_in!(file::rmd), ..ORDINARY },
-    CommandSpec { verb: "RNFR", syntax: "RNFR <pathname>", reference: "RFC 959 §4.1.3", effect: Effect::Renames,
+    CommandSpec { verb: "RNFR", theme: Theme::Change, syntax: "RNFR <pathname>", reference: "RFC 959 §4.1.3", effect: Effect::Renames,
         replies: &[350, 450, 501, 502, 550], handler: logged_in!(file::rnfr), ..ORDINARY },
-    CommandSpec { verb: "RNTO", syntax: "RNTO <pathname>", reference: "RFC 959 §4.1.3",
+    CommandSpec { verb: "RNTO", theme: Theme::Change, syntax: "RNTO <pathname>", reference: "RFC 959 §4.1.3",
         pending: PendingEffect::TakesRename, effect: Effect::Renames,
         replies: &[250, 450, 451, 501, 502, 503, 550, 553], handler: logged_in!(file::rnto), ..ORDINARY },
 
     // Information
-    CommandSpec { verb: "FEAT", syntax: "FEAT", reference: "RFC 2389 §3", before_tls: true, replies: &[211],
+    CommandSpec { verb: "FEAT", theme: Theme::Setup, syntax: "FEAT", reference: "RFC 2389 §3", before_tls: true, replies: &[211],
         handler: anytime!(information::feat), ..ORDINARY },
-    CommandSpec { verb: "SYST", syntax: "SYST", reference: "RFC 959 §4.1.3", before_tls: true, replies: &[215],
+    CommandSpec { verb: "SYST", theme: Theme::Setup, syntax: "SYST", reference: "RFC 959 §4.1.3", before_tls: true, replies: &[215],
         handler: anytime!(information::syst), ..ORDINARY },
-    CommandSpec { verb: "STAT", syntax: "STAT [pathname]", reference: "RFC 959 §4.1.3", before_tls: true,
+    CommandSpec { verb: "STAT", theme: Theme::Information, syntax: "STAT [pathname]", reference: "RFC 959 §4.1.3", before_tls: true,
         during_transfer: DuringTransfer::Tells, replies: &[211, 212, 213, 450, 501, 502, 530, 550],
         handler: anytime!(information::stat), ..ORDINARY },
     CommandSpec { verb: "HELP", syntax: "HELP [verb]", reference: "RFC 959 §4.1.3", before_tls: true,
         replies: &[214, 502], handler: anytime!(information::help), ..ORDINARY },
     CommandSpec { verb: "NOOP", syntax: "NOOP", reference: "RFC 959 §4.1.3", before_tls: true, replies: &[200],
         handler: anytime!(information::noop), ..ORDINARY },
-    CommandSpec { verb: "CLNT", syntax: "CLNT <name>", reference: "de facto", feature: Feature::Line("CLNT"),
+    CommandSpec { verb: "CLNT", theme: Theme::Setup, syntax: "CLNT <name>", reference: "de facto", feature: Feature::Line("CLNT"),
         before_tls: true, replies: &[200], handler: anytime!(information::clnt), ..ORDINARY },
 
     // Known and not offered

@@ -51,7 +51,7 @@ pub(super) async fn abor(
     if let Some(endpoint) = session.endpoint.take() {
         endpoint.decline();
     }
-    Ok(Step::reply(226, "No transfer to abort"))
+    Ok(Step::reply(226, "Abort successful"))
 }
 
 pub(super) async fn retr(

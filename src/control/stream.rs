@@ -21,6 +21,8 @@ pub enum ControlStream<S> {
     Clear(S),
     /// Under TLS.
     Tls(Box<TlsStream<S>>),
+    /// A handshake failed; nothing can be read or written any more.
+    Broken,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ControlStream<S> {
@@ -31,15 +33,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlStream<S> {
     ///
     /// # Errors
     /// When the handshake fails, does not finish in time, or TLS is there already.
-    pub async fn upgrade(self, config: Arc<ServerConfig>, patience: Duration) -> io::Result<(Self, Secured)> {
-        let Self::Clear(stream) = self else {
+    pub async fn upgrade(&mut self, config: Arc<ServerConfig>, patience: Duration) -> io::Result<Secured> {
+        let Self::Clear(stream) = std::mem::replace(self, Self::Broken) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the control connection is under TLS already"));
         };
         let stream = timeout(patience, TlsAcceptor::from(config).accept(stream))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
         let secured = Secured::of(stream.get_ref().1);
-        Ok((Self::Tls(Box::new(stream)), secured))
+        *self = Self::Tls(Box::new(stream));
+        Ok(secured)
     }
 }
 
@@ -48,6 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ControlStream<S> {
         match self.get_mut() {
             Self::Clear(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Broken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 }
@@ -57,6 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ControlStream<S> {
         match self.get_mut() {
             Self::Clear(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Broken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
@@ -64,6 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ControlStream<S> {
         match self.get_mut() {
             Self::Clear(stream) => Pin::new(stream).poll_flush(context),
             Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Self::Broken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
@@ -71,6 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ControlStream<S> {
         match self.get_mut() {
             Self::Clear(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Broken => Poll::Ready(Ok(())),
         }
     }
 }
