@@ -1,0 +1,119 @@
+//! A file read from front to end with many READ requests in flight (draft-ietf-secsh-filexfer-02 §6.4).
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::SftpError;
+use super::file::File;
+use super::requests::{Answer, STALL};
+use super::window::{Delivery, MAX_REQUESTS, ReadWindow, WindowError};
+use super::wire::packet::{Packet, Reply, Request};
+use super::wire::status::StatusCode;
+
+/// Reads a file in order. Nothing is asked for while [`ReadStream::next`] is not called, so a slow consumer holds at
+/// most one window of data.
+#[derive(Debug)]
+pub struct ReadStream {
+    file: File,
+    window: ReadWindow<SftpError>,
+    replies: mpsc::Receiver<Answer>,
+    sender: mpsc::Sender<Answer>,
+    progress: Instant,
+    ended: Option<Result<(), SftpError>>,
+}
+
+impl ReadStream {
+    /// Reads `file` from `offset` on, holding and awaiting at most `window` bytes (one request is always allowed).
+    pub fn new(file: File, offset: u64, window: usize) -> Self {
+        let (sender, replies) = mpsc::channel(MAX_REQUESTS);
+        let window = ReadWindow::new(offset, file.session().read_chunk(), window);
+        Self { file, window, replies, sender, progress: Instant::now(), ended: None }
+    }
+
+    /// Says how long the file is thought to be; saves a round trip at its end. A file that is longer or shorter is read
+    /// as it is.
+    #[must_use]
+    pub fn expecting(mut self, size: u64) -> Self {
+        self.window.expect_end(size);
+        self
+    }
+
+    /// The next bytes of the file; `None` at its end, and ever after. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// A READ failed, or nothing came for 60 seconds. The bytes before it were all handed out; it stays failed.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, SftpError> {
+        loop {
+            if let Some(ended) = &self.ended {
+                return ended.clone().map(|()| None);
+            }
+            match self.step().await {
+                Ok(Some(bytes)) => return Ok(Some(bytes)),
+                Ok(None) => {}
+                Err(error) => self.ended = Some(Err(error)),
+            }
+        }
+    }
+
+    /// CLOSE; replies still on their way are dropped when they come.
+    ///
+    /// # Errors
+    ///
+    /// The server did not close it well.
+    pub async fn close(self) -> Result<(), SftpError> {
+        self.file.close().await
+    }
+
+    async fn step(&mut self) -> Result<Option<Bytes>, SftpError> {
+        while let Ok(answer) = self.replies.try_recv() {
+            self.take_in(answer)?;
+        }
+        while self.window.has_request() {
+            let Some(turn) = self.file.session().requests().try_turn() else { break };
+            if self.window.in_flight() == 0 {
+                self.progress = Instant::now();
+            }
+            if let Some(range) = self.window.next_request() {
+                let handle = self.file.handle().clone();
+                let request = Request::Read { handle, offset: range.offset, length: range.length };
+                turn.send_streamed(range.offset, &self.sender, |id| Packet::Request { id, request }.encode())?;
+            }
+        }
+        match self.window.deliver() {
+            Delivery::Data(bytes) => return Ok(Some(bytes)),
+            Delivery::End => {
+                self.ended = Some(Ok(()));
+                return Ok(None);
+            }
+            Delivery::Failed(error) => return Err(error),
+            Delivery::Nothing => {}
+        }
+        let waits_for_room = self.window.has_request();
+        let deadline = if self.window.in_flight() > 0 { self.progress } else { Instant::now() } + STALL;
+        let answer = tokio::select! {
+            biased;
+            answer = timeout_at(deadline, self.replies.recv()) => answer,
+            turn = self.file.session().requests().turn(), if waits_for_room => return turn.map(|_| None),
+        };
+        match answer {
+            Ok(Some(answer)) => self.take_in(answer).map(|()| None),
+            // `sender` is held here, so the channel does not end.
+            Ok(None) => Err(self.file.session().requests().loss()),
+            Err(_) => Err(SftpError::TimedOut),
+        }
+    }
+
+    fn take_in(&mut self, answer: Answer) -> Result<(), SftpError> {
+        self.progress = Instant::now();
+        let offset = answer.key;
+        let fits = match answer.reply {
+            Ok(Reply::Data(pieces)) => self.window.received(offset, pieces),
+            Ok(Reply::Status(status)) if status.code == StatusCode::EOF => self.window.end_of_file(offset),
+            Ok(other) => self.window.failed(offset, SftpError::unexpected(&other)),
+            Err(error) => self.window.failed(offset, error),
+        };
+        fits.map_err(|error: WindowError| SftpError::Protocol(error.to_string()))
+    }
+}

@@ -1,0 +1,527 @@
+//! Requests on their way (draft-ietf-secsh-filexfer-02 §6): each has an id, replies come in any order.
+//!
+//! Two tasks per session: a reader that matches replies, and a writer that sends. One task doing both could wait for
+//! room to send while the server waits for us to read.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc::{self, error::TryRecvError};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::SftpError;
+use super::stream::{PacketSink, PacketSource};
+use super::wire::MAX_PACKET_SENT;
+use super::wire::frame::{Frame, FrameDecoder};
+use super::wire::packet::{LENGTH_FIELD, Packet, Reply, Request};
+use super::wire::status::StatusCode;
+
+/// No reply and no room for so long: the server hangs. For file data, counted from the last progress of the stream.
+pub(super) const STALL: Duration = Duration::from_secs(60);
+
+/// Packets waiting for the writer; beyond it the one who asks waits.
+const QUEUE: usize = 32;
+
+/// Packets up to this size leave together: one SSH packet instead of many.
+const JOIN_UP_TO: usize = 1024;
+
+/// How long the writer waits for the stream's end to be sent.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// Abandoned opens a server may leave unanswered; one that leaves more does not work.
+const MAX_ABANDONED: usize = 256;
+
+/// The pending map gives its memory back when it is empty and was larger than this.
+const KEPT_CAPACITY: usize = 32;
+
+/// A reply to one of many requests of a stream; `key` is what the stream named the request.
+pub(super) struct Answer {
+    pub(super) key: u64,
+    pub(super) reply: Result<Reply, SftpError>,
+}
+
+/// The requests of one session. When the last owner drops it, the channel is closed and both tasks end.
+#[derive(Debug)]
+pub(super) struct Requests {
+    queue: mpsc::Sender<Outgoing>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    bytes: Bytes,
+    written: Option<oneshot::Sender<Instant>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Those who ask, the reader task and the writer task contend, each for the length of a map access. Std's mutex:
+    /// it is never held across an await, and dropping a file must be able to lock it.
+    state: Mutex<State>,
+    /// Tells the writer that `State::closing` has something.
+    closing: Notify,
+    gone: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: HashMap<u32, Waiter>,
+    last_id: u32,
+    /// Packets put into the queue so far.
+    queued: u64,
+    /// Handles to be closed by the writer, each once so many packets have left: a CLOSE that overtook a queued WRITE
+    /// would let that WRITE meet another file under the same handle. Bounded by the handles open.
+    closing: Vec<(u64, Bytes)>,
+    abandoned: usize,
+    /// Packets longer than this are not sent, length field included.
+    longest_packet: Option<usize>,
+    lost: Option<String>,
+}
+
+/// Who waits for a reply.
+#[derive(Debug)]
+enum Waiter {
+    One {
+        opens: bool,
+        reply: oneshot::Sender<Result<Reply, SftpError>>,
+    },
+    /// The channel has room for an answer to each of its requests.
+    Stream {
+        key: u64,
+        replies: mpsc::Sender<Answer>,
+    },
+    /// Nobody, but what it opened must be closed.
+    Abandoned,
+}
+
+impl Requests {
+    /// Starts both tasks.
+    pub(super) fn start(source: impl PacketSource, sink: impl PacketSink, decoder: FrameDecoder) -> Self {
+        let (queue, outgoing) = mpsc::channel(QUEUE);
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::default()),
+            closing: Notify::new(),
+            gone: CancellationToken::new(),
+        });
+        tokio::spawn(write_packets(sink, outgoing, Arc::clone(&shared)));
+        tokio::spawn(read_packets(source, decoder, Arc::clone(&shared)));
+        Self { queue, shared }
+    }
+
+    /// Packets longer than this (length field included) are refused from now on.
+    pub(super) fn limit_packets(&self, longest: usize) {
+        self.shared.lock().longest_packet = Some(longest);
+    }
+
+    /// The longest packet that may be sent, length field included.
+    pub(super) fn longest_packet(&self) -> usize {
+        self.shared.lock().longest_packet()
+    }
+
+    /// Waits for room in the queue. Nothing has happened until the turn is used.
+    pub(super) async fn turn(&self) -> Result<Turn<'_>, SftpError> {
+        let permit = self.queue.reserve().await.map_err(|_| self.loss())?;
+        Ok(Turn { permit, shared: &self.shared })
+    }
+
+    /// A turn if there is room right now.
+    pub(super) fn try_turn(&self) -> Option<Turn<'_>> {
+        self.queue.try_reserve().ok().map(|permit| Turn { permit, shared: &self.shared })
+    }
+
+    /// Closes a handle without waiting, after everything queued so far. Nobody waits for the reply; an id that is not
+    /// pending is ignored.
+    pub(super) fn close_behind(&self, handle: Bytes) {
+        let permit = self.queue.try_reserve();
+        let mut state = self.shared.lock();
+        if state.lost.is_some() {
+            return;
+        }
+        if let Ok(permit) = permit {
+            let id = state.next_id();
+            state.queued += 1;
+            permit.send(Outgoing { bytes: close_packet(id, handle), written: None });
+        } else {
+            let after = state.queued;
+            drop(state);
+            self.shared.close_after(after, handle);
+        }
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.shared.gone.is_cancelled()
+    }
+
+    pub(super) async fn lost(&self) {
+        self.shared.gone.cancelled().await;
+    }
+
+    /// Why the session is lost.
+    pub(super) fn loss(&self) -> SftpError {
+        let reason = self.shared.lock().lost.clone();
+        SftpError::Lost(reason.unwrap_or_else(|| "it is closing".to_owned()))
+    }
+}
+
+/// Room for one packet in the queue.
+pub(super) struct Turn<'a> {
+    permit: mpsc::Permit<'a, Outgoing>,
+    shared: &'a Arc<Shared>,
+}
+
+impl Turn<'_> {
+    /// Sends a request that has one reply.
+    pub(super) fn send(self, request: Request) -> Result<Pending, SftpError> {
+        let opens = matches!(request, Request::Open { .. } | Request::Opendir { .. });
+        let (reply_sender, reply) = oneshot::channel();
+        let (written_sender, written) = oneshot::channel();
+        let shared = Arc::clone(self.shared);
+        let waiter = Waiter::One { opens, reply: reply_sender };
+        let id = self.enqueue(waiter, Some(written_sender), |id| Packet::Request { id, request }.encode())?;
+        Ok(Pending { id, shared, written: Some(written), written_at: None, reply: Some(reply) })
+    }
+
+    /// Sends one of many requests of a stream; its reply goes to `replies` under `key`.
+    pub(super) fn send_streamed(
+        self,
+        key: u64,
+        replies: &mpsc::Sender<Answer>,
+        encode: impl FnOnce(u32) -> Bytes,
+    ) -> Result<(), SftpError> {
+        self.enqueue(Waiter::Stream { key, replies: replies.clone() }, None, encode)?;
+        Ok(())
+    }
+
+    /// The waiter is registered and the packet queued under one lock: `queued` counts in the order of the queue.
+    fn enqueue(
+        self,
+        waiter: Waiter,
+        written: Option<oneshot::Sender<Instant>>,
+        encode: impl FnOnce(u32) -> Bytes,
+    ) -> Result<u32, SftpError> {
+        let mut state = self.shared.lock();
+        if let Some(reason) = &state.lost {
+            return Err(SftpError::Lost(reason.clone()));
+        }
+        let id = state.next_id();
+        let bytes = encode(id);
+        if bytes.len() > state.longest_packet() {
+            // SECURITY: OpenSSH's server exits on a packet above its limit, and everything open in the session with it.
+            let message = "the pathname is longer than a packet to this server may be".to_owned();
+            return Err(SftpError::Status { code: StatusCode::BAD_MESSAGE, message });
+        }
+        state.pending.insert(id, waiter);
+        state.queued += 1;
+        self.permit.send(Outgoing { bytes, written });
+        Ok(id)
+    }
+}
+
+/// A request that was sent and not answered. Dropping it forgets the reply, and closes what the reply opens.
+#[derive(Debug)]
+pub(super) struct Pending {
+    id: u32,
+    shared: Arc<Shared>,
+    written: Option<oneshot::Receiver<Instant>>,
+    written_at: Option<Instant>,
+    reply: Option<oneshot::Receiver<Result<Reply, SftpError>>>,
+}
+
+impl Pending {
+    /// Waits for the reply, `time` at most from the moment the request was written. What waits in our own queue is
+    /// bounded by the writer, which gives up on a stream that takes nothing for [`STALL`]. Cancel-safe.
+    pub(super) async fn reply(&mut self, time: Duration) -> Result<Reply, SftpError> {
+        if let Some(written) = &mut self.written {
+            // The writer ends without a word only with the session; the reply then says so.
+            self.written_at = written.await.ok();
+            self.written = None;
+        }
+        let Some(reply) = &mut self.reply else {
+            return Err(SftpError::Protocol("the reply was already taken".to_owned()));
+        };
+        let deadline = self.written_at.unwrap_or_else(Instant::now) + time;
+        let answer = timeout_at(deadline, reply).await.map_err(|_| SftpError::TimedOut)?;
+        self.reply = None;
+        answer.unwrap_or_else(|_| Err(self.shared.loss()))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let Some(mut reply) = self.reply.take() else {
+            return;
+        };
+        if self.shared.abandon(self.id) {
+            return;
+        }
+        // The reader has taken the waiter: either the reply is here, or the reader will find nobody and close.
+        reply.close();
+        if let Ok(Ok(Reply::Handle(handle))) = reply.try_recv() {
+            self.shared.close_after(0, handle);
+        }
+    }
+}
+
+impl State {
+    fn next_id(&mut self) -> u32 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            if !self.pending.contains_key(&self.last_id) {
+                return self.last_id;
+            }
+        }
+    }
+
+    fn longest_packet(&self) -> usize {
+        self.longest_packet.unwrap_or(MAX_PACKET_SENT + LENGTH_FIELD)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a reply to the one who waits; one that nobody asked for is ignored.
+    fn complete(&self, id: u32, reply: Result<Reply, SftpError>) {
+        let waiter = {
+            let mut state = self.lock();
+            let waiter = state.pending.remove(&id);
+            if matches!(waiter, Some(Waiter::Abandoned)) {
+                state.abandoned -= 1;
+            }
+            if state.pending.is_empty() && state.pending.capacity() > KEPT_CAPACITY {
+                state.pending.shrink_to(0);
+            }
+            waiter
+        };
+        let unwanted = match waiter {
+            Some(Waiter::One { reply: sender, .. }) => sender.send(reply).err(),
+            Some(Waiter::Abandoned) => Some(reply),
+            Some(Waiter::Stream { key, replies }) => {
+                // Fails only if the stream was dropped: there is room for all its answers.
+                let _ = replies.try_send(Answer { key, reply });
+                None
+            }
+            None => None,
+        };
+        if let Some(Ok(Reply::Handle(handle))) = unwanted {
+            // Nothing queued can use a handle that nobody saw.
+            self.close_after(0, handle);
+        }
+    }
+
+    /// Forgets a request; `false` if its reply was already taken in.
+    fn abandon(&self, id: u32) -> bool {
+        let overdue = {
+            let mut state = self.lock();
+            match state.pending.get_mut(&id) {
+                None => return false,
+                Some(waiter @ Waiter::One { opens: true, .. }) => {
+                    *waiter = Waiter::Abandoned;
+                    state.abandoned += 1;
+                }
+                Some(_) => {
+                    state.pending.remove(&id);
+                }
+            }
+            state.abandoned > MAX_ABANDONED
+        };
+        if overdue {
+            self.lose("the server leaves requests to open unanswered");
+        }
+        true
+    }
+
+    fn close_after(&self, queued: u64, handle: Bytes) {
+        let mut state = self.lock();
+        if state.lost.is_none() {
+            state.closing.push((queued, handle));
+            drop(state);
+            self.closing.notify_one();
+        }
+    }
+
+    /// The CLOSE packets that may leave now that `written` packets have.
+    fn due_closes(&self, written: u64) -> Vec<Bytes> {
+        let mut state = self.lock();
+        let due: Vec<_> = state.closing.extract_if(.., |(after, _)| *after <= written).collect();
+        if state.closing.is_empty() {
+            state.closing = Vec::new();
+        }
+        due.into_iter().map(|(_, handle)| close_packet(state.next_id(), handle)).collect()
+    }
+
+    /// Ends the session: everyone who waits is told, and so is everyone who asks later. The first reason stays.
+    fn lose(&self, reason: &str) {
+        let waiters = {
+            let mut state = self.lock();
+            state.lost.get_or_insert_with(|| reason.to_owned());
+            state.closing = Vec::new();
+            state.abandoned = 0;
+            std::mem::take(&mut state.pending)
+        };
+        let error = self.loss();
+        for waiter in waiters.into_values() {
+            match waiter {
+                Waiter::One { reply, .. } => {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                Waiter::Stream { key, replies } => {
+                    let _ = replies.try_send(Answer { key, reply: Err(error.clone()) });
+                }
+                Waiter::Abandoned => {}
+            }
+        }
+        self.gone.cancel();
+    }
+
+    fn loss(&self) -> SftpError {
+        SftpError::Lost(self.lock().lost.clone().unwrap_or_default())
+    }
+}
+
+fn close_packet(id: u32, handle: Bytes) -> Bytes {
+    Packet::Request { id, request: Request::Close { handle } }.encode()
+}
+
+async fn read_packets(mut source: impl PacketSource, mut decoder: FrameDecoder, shared: Arc<Shared>) {
+    let reason = loop {
+        match decoder.next_frame() {
+            Ok(Some(frame)) => {
+                dispatch(frame, &shared);
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => break error.to_string(),
+        }
+        tokio::select! {
+            biased;
+            () = shared.gone.cancelled() => break String::new(),
+            chunk = source.next() => match chunk {
+                Some(chunk) => decoder.push(chunk),
+                None => break "the server closed the channel".to_owned(),
+            },
+        }
+    };
+    shared.lose(&reason);
+}
+
+fn dispatch(frame: Frame, shared: &Shared) {
+    match Packet::decode(frame) {
+        // The handle outlives the chunk it came in: a copy of its own, so that it does not keep the chunk alive.
+        Ok(Packet::Reply { id, reply: Reply::Handle(handle) }) => {
+            shared.complete(id, Ok(Reply::Handle(Bytes::copy_from_slice(&handle))));
+        }
+        Ok(Packet::Reply { id, reply }) => shared.complete(id, Ok(reply)),
+        Err(error) => {
+            if let Some(id) = error.id {
+                shared.complete(id, Err(SftpError::Protocol(error.to_string())));
+            }
+        }
+        // Neither belongs here; the framing is intact, so nothing is lost by going on.
+        Ok(Packet::Init { .. } | Packet::Version { .. } | Packet::Request { .. } | Packet::Unknown { .. }) => {}
+    }
+}
+
+async fn write_packets(mut sink: impl PacketSink, mut queue: mpsc::Receiver<Outgoing>, shared: Arc<Shared>) {
+    let mut written = 0;
+    let reason = loop {
+        let first = tokio::select! {
+            biased;
+            () = shared.gone.cancelled() => break "",
+            outgoing = queue.recv() => outgoing,
+            () = shared.closing.notified() => match queue.try_recv() {
+                Ok(outgoing) => Some(outgoing),
+                Err(TryRecvError::Empty) => {
+                    match send_closes(&mut sink, &shared, written).await {
+                        Ok(()) => continue,
+                        Err(reason) => break reason,
+                    }
+                }
+                Err(TryRecvError::Disconnected) => None,
+            },
+        };
+        let result = match first {
+            Some(first) => send_batch(&mut sink, &shared, &mut queue, first, &mut written).await,
+            // Everyone let go of the session: what they left open is closed, then the channel.
+            None => send_closes(&mut sink, &shared, u64::MAX).await.and(Err("it is closed")),
+        };
+        if let Err(reason) = result.and(Ok(())) {
+            break reason;
+        }
+        if let Err(reason) = send_closes(&mut sink, &shared, written).await {
+            break reason;
+        }
+    };
+    shared.lose(reason);
+    let _ = timeout(CLOSE_WAIT, sink.close()).await;
+}
+
+/// Sends a packet, and small ones that wait behind it in the same buffer. A packet with file data leaves as the very
+/// buffer the data was read into.
+async fn send_batch(
+    sink: &mut impl PacketSink,
+    shared: &Shared,
+    queue: &mut mpsc::Receiver<Outgoing>,
+    first: Outgoing,
+    written: &mut u64,
+) -> Result<(), &'static str> {
+    let mut next = Some(first);
+    while let Some(packet) = next.take() {
+        let mut tell: Vec<_> = packet.written.into_iter().collect();
+        let mut bytes = packet.bytes;
+        let mut count = 1;
+        if bytes.len() <= JOIN_UP_TO {
+            let mut joined = BytesMut::new();
+            while let Ok(later) = queue.try_recv() {
+                if later.bytes.len() > JOIN_UP_TO {
+                    next = Some(later);
+                    break;
+                }
+                if joined.is_empty() {
+                    joined.extend_from_slice(&bytes);
+                }
+                joined.extend_from_slice(&later.bytes);
+                tell.extend(later.written);
+                count += 1;
+                if count >= QUEUE as u64 {
+                    break;
+                }
+            }
+            if !joined.is_empty() {
+                bytes = joined.freeze();
+            }
+        }
+        send(sink, shared, bytes).await?;
+        *written += count;
+        let now = Instant::now();
+        for sender in tell {
+            let _ = sender.send(now);
+        }
+    }
+    Ok(())
+}
+
+async fn send_closes(sink: &mut impl PacketSink, shared: &Shared, written: u64) -> Result<(), &'static str> {
+    for packet in shared.due_closes(written) {
+        send(sink, shared, packet).await?;
+    }
+    Ok(())
+}
+
+async fn send(sink: &mut impl PacketSink, shared: &Shared, bytes: Bytes) -> Result<(), &'static str> {
+    tokio::select! {
+        biased;
+        () = shared.gone.cancelled() => Err(""),
+        sent = timeout(STALL, sink.send(bytes)) => match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err("the server closed the channel"),
+            Err(_) => Err("the server takes no more data"),
+        },
+    }
+}
