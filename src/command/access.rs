@@ -8,7 +8,6 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::secret::Secret;
 use crate::config::{Login, User};
 use crate::ftp::path::VirtualPath;
-use crate::identity::password;
 use crate::identity::root::Root;
 use crate::session::backend::{BackendError, BackendLink};
 use crate::session::logged_in::LoggedIn;
@@ -75,22 +74,17 @@ pub(super) async fn pass(
     }
 }
 
-async fn log_in(
-    session: &Session,
-    services: &Services,
-    name: &[u8],
-    password: Secret,
-) -> Result<LoggedIn, LoginError> {
+async fn log_in(session: &Session, services: &Services, name: &[u8], password: Secret) -> Result<LoggedIn, LoginError> {
     let user = services.accounts.find(name);
     // SECURITY: a user without a hash is let in only where the backend checks this very password.
     let known = match user.as_deref() {
         Some(User { password_hash: None, login: Login::Passthrough, .. }) => true,
-        user => password::verify(&services.accounts, user, &password).await,
+        user => services.accounts.verify(user, &password).await,
     };
     let (Some(user), true) = (user, known) else { return Err(LoginError::BadCredentials) };
     // The name goes into logs and to the backend, where only text is a name.
     let Ok(name) = String::from_utf8(name.to_vec()) else { return Err(LoginError::BadCredentials) };
-    let slot = services.slots.user(&name, user.max_sessions).ok_or(LoginError::TooManySessions)?;
+    let slot = services.slots.log_in(name.as_bytes(), user.max_sessions).map_err(|_| LoginError::TooManySessions)?;
     let credentials = credentials(services, &user, &name, password).ok_or(LoginError::BadCredentials)?;
     let target = services.target(&user).ok_or(LoginError::BadCredentials)?;
     let mut backend = BackendLink::open(target, credentials).await.map_err(|error| match error {
@@ -115,7 +109,7 @@ async fn log_in(
         parameters: Default::default(),
         pending: Pending::default(),
         endpoint: None,
-        slot: Some(slot),
+        slot,
     })
 }
 

@@ -120,6 +120,7 @@ pub fn reply_for(error: &CommandError) -> Answer {
         CommandError::Path(purpose, error) => match error {
             PathError::Empty => Answer::stay(501, "A pathname is required"),
             PathError::ControlCharacter => Answer::stay(501, "NUL, CR and LF are not allowed in a pathname"),
+            PathError::NotAName => Answer::stay(501, "Not a name"),
             PathError::TooLong => Answer::stay(501, "The pathname is too long"),
             PathError::SegmentTooLong => Answer::stay(not_allowed(*purpose), "A name in the path is too long"),
         },
@@ -158,9 +159,7 @@ pub fn transfer_reply(kind: TransferKind, error: &TransferError) -> Reply {
         }
         TransferError::StorageFull(_) => Reply::new(552, "The storage is full"),
         TransferError::SizeDiffers { .. } => Reply::new(451, "The file was not stored whole"),
-        TransferError::Stopped(StopReason::Aborted | StopReason::ControlLost) => {
-            Reply::new(426, "Transfer aborted")
-        }
+        TransferError::Stopped(StopReason::Aborted | StopReason::ControlLost) => Reply::new(426, "Transfer aborted"),
         TransferError::Stopped(StopReason::Drained) => Reply::new(426, "The service is shutting down"),
     }
 }
@@ -210,7 +209,9 @@ fn sftp_reply(purpose: Purpose, error: &SftpError) -> Answer {
         SftpError::Unsupported(_) => Answer::stay(502, "The file server cannot do this"),
         SftpError::Lost(_) => Answer::stay(temporarily(purpose), "The connection to the file server was lost"),
         SftpError::TimedOut => Answer::stay(temporarily(purpose), "The file server did not answer in time"),
-        SftpError::Protocol(_) => Answer::stay(temporarily(purpose), "The file server gave an answer that makes no sense"),
+        SftpError::Protocol(_) => {
+            Answer::stay(temporarily(purpose), "The file server gave an answer that makes no sense")
+        }
     }
 }
 
@@ -334,8 +335,7 @@ mod tests {
     #[test]
     fn a_wrong_password_and_a_backend_that_refuses_sound_the_same() {
         let wrong = reply_for(&LoginError::BadCredentials.into());
-        let refused =
-            reply_for(&LoginError::RefusedByBackend(ConnectError::Rejected { remaining: Vec::new() }).into());
+        let refused = reply_for(&LoginError::RefusedByBackend(ConnectError::Rejected { remaining: Vec::new() }).into());
         assert_eq!(wrong.reply.to_bytes(), refused.reply.to_bytes());
     }
 

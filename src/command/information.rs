@@ -7,7 +7,6 @@ use crate::session::{Session, Stage};
 
 use super::failure::CommandError;
 use super::spec::{self, Feature};
-use super::table::TABLE;
 use super::{Argument, Step, listing};
 
 /// Verbs on one line of HELP.
@@ -19,7 +18,7 @@ pub(super) async fn feat(
     _argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     let facts = session.parameters().facts.feature();
-    let lines = TABLE
+    let lines = spec::rows()
         .iter()
         .filter_map(|row| match row.feature {
             Feature::Silent => None,
@@ -67,11 +66,8 @@ pub(super) async fn help(
             None => Err(CommandError::Refused(502, "Unknown command")),
         };
     }
-    let verbs: Vec<&str> = TABLE.iter().filter(|row| row.is_offered()).map(|row| row.verb).collect();
-    let lines = verbs
-        .chunks(HELP_COLUMNS)
-        .map(|some| format!(" {}", some.join(" ")).into_bytes())
-        .collect();
+    let verbs: Vec<&str> = spec::rows().iter().filter(|row| row.is_offered()).map(|row| row.verb).collect();
+    let lines = verbs.chunks(HELP_COLUMNS).map(|some| format!(" {}", some.join(" ")).into_bytes()).collect();
     Ok(Step::Reply(Reply::lines(214, "These commands are known:", lines, "End")))
 }
 

@@ -67,7 +67,7 @@ pub(super) async fn mlsd(
     if let Source::Entries(_) = found.source {
         return Err(CommandError::Refused(501, "Not a directory"));
     }
-    let facts = session.parameters.facts.clone();
+    let facts = session.parameters.facts;
     transfer(session, services, found, Style::Facts(facts))
 }
 
@@ -76,8 +76,7 @@ pub(super) async fn mlst(
     _services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
-    let (path, located) =
-        locate(session, argument.optional().unwrap_or(b"."), Follow::Last, Purpose::Existing).await?;
+    let (path, located) = locate(session, argument.optional().unwrap_or(b"."), Follow::Last, Purpose::Existing).await?;
     let attributes = stat_backend(session, &located).await.purpose(Purpose::Existing)?;
     let entry = listing::describe(path.as_bytes(), &attributes, session.fact_permissions());
     let mut line = vec![b' '];
@@ -183,17 +182,14 @@ async fn look(session: &mut LoggedIn, name: &[u8]) -> Result<Option<Found>, Comm
 }
 
 async fn open_directory(session: &mut LoggedIn, path: &BackendPath) -> Result<Directory, CommandError> {
-    session
-        .backend
-        .repeatable(|sftp| async move { sftp.open_directory(path).await })
-        .await
-        .map_err(|error| match error {
-            // OPENDIR of something that is there and a directory fails for want of permission, whatever it says.
-            crate::session::backend::BackendError::Sftp(SftpError::Status { .. }) => {
-                CommandError::WrongKind(Purpose::Existing, "The directory cannot be read")
-            }
-            other => CommandError::Backend(Purpose::Existing, other),
-        })
+    session.backend.repeatable(|sftp| async move { sftp.open_directory(path).await }).await.map_err(|error| match error
+    {
+        // OPENDIR of something that is there and a directory fails for want of permission, whatever it says.
+        crate::session::backend::BackendError::Sftp(SftpError::Status { .. }) => {
+            CommandError::WrongKind(Purpose::Existing, "The directory cannot be read")
+        }
+        other => CommandError::Backend(Purpose::Existing, other),
+    })
 }
 
 async fn resolver(session: &mut LoggedIn) -> Result<ResolveLink, CommandError> {

@@ -8,7 +8,7 @@ use crate::config::PassiveAddress;
 use crate::ftp::argument::{self, ArgumentError, Epsv};
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
-use crate::transfer::endpoint::{DataEndpoint, EndpointRules};
+use crate::transfer::endpoint::{DataEndpoint, DataMode, EndpointRules};
 use crate::transfer::passive::Awaited;
 
 use super::failure::CommandError;
@@ -23,7 +23,7 @@ pub(super) async fn pasv(
         return Err(CommandError::Refused(501, "EPSV ALL was given, use EPSV"));
     }
     let address = announced(session, services).await?;
-    let port = open(session, services)?;
+    let port = open(session, services, DataMode::Pasv)?;
     let [a, b, c, d] = address.octets();
     let [high, low] = port.to_be_bytes();
     Ok(Step::reply(227, format!("Entering Passive Mode ({a},{b},{c},{d},{high},{low}).")))
@@ -52,7 +52,7 @@ pub(super) async fn epsv(
     if !right {
         return Err(other_family(session));
     }
-    let port = open(session, services)?;
+    let port = open(session, services, DataMode::Epsv)?;
     Ok(Step::reply(229, format!("Entering Extended Passive Mode (|||{port}|)")))
 }
 
@@ -81,18 +81,16 @@ async fn announced(session: &LoggedIn, services: &Services) -> Result<Ipv4Addr, 
     }
 }
 
-fn open(session: &mut LoggedIn, services: &Services) -> Result<u16, CommandError> {
+fn open(session: &mut LoggedIn, services: &Services, mode: DataMode) -> Result<u16, CommandError> {
     // RFC 959 §4.1.2: a new port replaces the one before, which is given back first.
     session.endpoint = None;
-    let awaited = if session.policy().data_peer_check {
-        Awaited::From(session.front.peer.ip())
-    } else {
-        Awaited::FromAnybody
-    };
+    let awaited =
+        if session.policy().data_peer_check { Awaited::From(session.front.peer.ip()) } else { Awaited::FromAnybody };
     let reservation = services.passive.reserve(session.front.local.ip(), awaited)?;
     let rules = EndpointRules {
         tls: session.front.tls.clone(),
         protection: session.front.protection.clone(),
+        mode,
         resumption: session.policy().data_tls_resumption,
         connect_timeout: services.timeouts.data_connect,
         handshake_timeout: services.timeouts.tls_handshake,

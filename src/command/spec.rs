@@ -128,6 +128,11 @@ pub enum Handler {
     NotOffered(u16),
 }
 
+/// All rows.
+pub fn rows() -> &'static [CommandSpec] {
+    TABLE
+}
+
 /// The row of a verb.
 pub fn find(verb: &str) -> Option<&'static CommandSpec> {
     TABLE.iter().find(|row| row.verb == verb || row.aliases.contains(&verb))

@@ -84,7 +84,8 @@ pub(super) async fn retr(
         window: services.limits.transfer_window,
         idle: services.timeouts.data_idle,
     };
-    let transfer = Transfer::new(TransferKind::Download, path.as_bytes(), |stop, progress| download.run(stop, progress));
+    let transfer =
+        Transfer::new(TransferKind::Download, path.as_bytes(), |stop, progress| download.run(stop, progress));
     Ok(Step::Transfer { opening, transfer })
 }
 

@@ -50,7 +50,9 @@ impl Recorder {
         };
         metrics::tls_handshake(Channel::Control, version, result, elapsed);
         match secured {
-            Ok(secured) => debug!(tls.protocol.version = secured.version, tls.cipher = secured.suite, "TLS established"),
+            Ok(secured) => {
+                debug!(tls.protocol.version = secured.version, tls.cipher = secured.suite, "TLS established")
+            }
             Err(error) => info!(exception.message = %error, "TLS handshake failed"),
         }
     }
@@ -79,7 +81,9 @@ impl Recorder {
             | CommandError::NoMatch
             | CommandError::Restart(_)
             | CommandError::Ports(_)
-            | CommandError::Refused(..) => debug!(ftp.command = row.verb, exception.message = %error, "command refused"),
+            | CommandError::Refused(..) => {
+                debug!(ftp.command = row.verb, exception.message = %error, "command refused")
+            }
         }
     }
 

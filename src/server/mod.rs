@@ -76,8 +76,7 @@ pub async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let session =
-                    serve(stream, peer, Arc::clone(&configured), Arc::clone(&services), shutdown.clone());
+                let session = serve(stream, peer, Arc::clone(&configured), Arc::clone(&services), shutdown.clone());
                 tasks.spawn(session);
             }
             Err(error) => {
@@ -97,7 +96,7 @@ async fn serve(
 ) {
     let peer = canonical(peer);
     let Ok(local) = stream.local_addr().map(canonical) else { return };
-    let Some(_slot) = services.slots.connection(peer.ip()) else {
+    let Ok(_slot) = services.slots.connect(peer.ip()) else {
         metrics::connection(&listener.name, ConnectionResult::Limit);
         debug!(client.address = %peer.ip(), "session limit reached");
         refuse(stream, listener.tls, "Too many sessions, try again later").await;
@@ -142,10 +141,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_out_of_band_inline(true)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES),
+        &TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES),
     )
 }
 

@@ -43,7 +43,7 @@ impl BackendLink {
 
     /// Name of the backend in the configuration.
     pub fn name(&self) -> &str {
-        &self.target.backend.name
+        &self.target.backend().name
     }
 
     /// The channel for names, over a new connection where the old one was lost.

@@ -7,7 +7,7 @@ use crate::ftp::facts::FactPermissions;
 use crate::ftp::path::VirtualPath;
 use crate::identity::permissions;
 use crate::identity::root::Root;
-use crate::identity::slots::SlotPermit;
+use crate::identity::session_slots::UserSlot;
 use crate::transfer::endpoint::DataEndpoint;
 
 use super::Front;
@@ -37,7 +37,7 @@ pub struct LoggedIn {
     /// PASV or EPSV was given.
     pub endpoint: Option<DataEndpoint>,
     /// Its place among the sessions of its user.
-    pub slot: Option<SlotPermit>,
+    pub slot: UserSlot,
 }
 
 impl LoggedIn {

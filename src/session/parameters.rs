@@ -16,10 +16,6 @@ pub struct Parameters {
 
 impl Default for Parameters {
     fn default() -> Self {
-        Self {
-            transfer_type: TransferType::Ascii,
-            facts: FactSelection::default(),
-            only_extended_passive: false,
-        }
+        Self { transfer_type: TransferType::Ascii, facts: FactSelection::default(), only_extended_passive: false }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{Limits, PassiveAddress, Timeouts, User};
+use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
-use crate::identity::slots::SessionSlots;
 use crate::ssh::{PrivateKey, Target};
 use crate::tls::ServerTls;
 use crate::transfer::passive::PassivePorts;

@@ -245,6 +245,11 @@ pub fn data_connection(mode: DataMode, result: DataConnectionResult, waited: Dur
     table::DATA_CONNECTION_WAIT.observe([mode.into()], waited.as_secs_f64());
 }
 
+/// A data connection came from an address that nobody waits for. It names no command, so it counts as PASV.
+pub fn stranger() {
+    table::DATA_CONNECTIONS.counter([DataMode::Pasv.into(), DataConnectionResult::WrongPeer.into()]).increment(1);
+}
+
 /// So many ports of the passive range are open for clients.
 pub fn passive_ports(open: usize) {
     table::PASSIVE_PORTS.gauge([]).set(open as f64);

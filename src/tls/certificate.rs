@@ -59,8 +59,8 @@ pub fn load(certificate: &Path, key: &Path) -> Result<CertifiedKey, CertificateE
     if chain.is_empty() {
         return Err(CertificateError::NoCertificate(certificate.to_owned()));
     }
-    let private_key = PrivateKeyDer::from_pem_file(key)
-        .map_err(|source| CertificateError::Read { path: key.to_owned(), source })?;
+    let private_key =
+        PrivateKeyDer::from_pem_file(key).map_err(|source| CertificateError::Read { path: key.to_owned(), source })?;
     CertifiedKey::from_der(chain, private_key, &aws_lc_rs::default_provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => CertificateError::Mismatch,
         other => CertificateError::Unusable(other),
@@ -83,12 +83,10 @@ impl ResolvesServerCert for Certificates {
     /// By name first, then by what the client can verify, then the first: a client that is strict about names will
     /// refuse by itself, and one that is not is served.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let usable = |certificate: &&Arc<CertifiedKey>| {
-            certificate.key.choose_scheme(hello.signature_schemes()).is_some()
-        };
-        let named = |certificate: &&Arc<CertifiedKey>| {
-            hello.server_name().is_some_and(|name| is_valid_for(certificate, name))
-        };
+        let usable =
+            |certificate: &&Arc<CertifiedKey>| certificate.key.choose_scheme(hello.signature_schemes()).is_some();
+        let named =
+            |certificate: &&Arc<CertifiedKey>| hello.server_name().is_some_and(|name| is_valid_for(certificate, name));
         self.all
             .iter()
             .filter(usable)

@@ -22,7 +22,7 @@ const MAX_NAME: usize = 255;
 const DISCARD_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Room under which a failed WRITE is blamed on a full file system, in bytes: more than one WRITE of ours.
-const FULL_BELOW: u128 = 1024 * 1024;
+const FULL_BELOW: u64 = 1024 * 1024;
 
 /// A name of ours for a file under way: hidden in listings, refused to clients.
 pub fn is_temporary(name: &[u8]) -> bool {
@@ -209,9 +209,8 @@ pub async fn is_storage_full(sftp: &Session, path: &BackendPath, error: &SftpErr
         SftpError::Status { code: StatusCode::NO_SPACE_ON_FILESYSTEM | StatusCode::QUOTA_EXCEEDED, .. } => true,
         SftpError::Status { code: StatusCode::FAILURE, .. } => {
             let Ok(Ok(system)) = timeout(DISCARD_PATIENCE, sftp.statvfs(&path.parent())).await else { return false };
-            let room = u128::from(system.free_blocks_available) * u128::from(system.fragment_size);
-            // Some file systems (btrfs) count no inodes at all.
-            room < FULL_BELOW || (system.inodes > 0 && system.free_inodes_available == 0)
+            let room = system.available_bytes();
+            room < FULL_BELOW || system.lacks_inodes()
         }
         SftpError::Status { .. }
         | SftpError::Lost(_)
@@ -258,7 +257,7 @@ fn temporary_beside(target: &BackendPath) -> Result<BackendPath, SftpError> {
     }
     tail.extend_from_slice(TEMPORARY_SUFFIX);
     let mut name = vec![b'.'];
-    name.extend(target.file_name().iter().take(MAX_NAME - tail.len() - 1));
+    name.extend(target.file_name().unwrap_or_default().iter().take(MAX_NAME - tail.len() - 1));
     name.append(&mut tail);
     Ok(target.sibling(&name))
 }
@@ -283,8 +282,9 @@ mod tests {
             let one = temporary_beside(&target).unwrap();
             let other = temporary_beside(&target).unwrap();
             assert_ne!(one, other);
-            assert!(one.file_name().len() <= MAX_NAME);
-            assert!(is_temporary(one.file_name()));
+            let name = one.file_name().unwrap();
+            assert!(name.len() <= MAX_NAME);
+            assert!(is_temporary(name));
             assert_eq!(one.parent(), target.parent());
         }
     }

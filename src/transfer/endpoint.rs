@@ -14,6 +14,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 
 use crate::config::Resumption;
+pub use crate::telemetry::metrics::DataMode;
+use crate::telemetry::metrics::{self, Channel, DataConnectionResult, HandshakeResult, TlsVersion};
 use crate::tls::{Secured, SessionTls};
 
 use super::data_connection::{DataConnection, DataError};
@@ -54,6 +56,8 @@ pub struct EndpointRules {
     pub tls: SessionTls,
     /// PROT as it stands when a connection arrives.
     pub protection: DataProtection,
+    /// The command that opened it.
+    pub mode: DataMode,
     /// Must a connection resume?
     pub resumption: Resumption,
     /// From the command that opened the endpoint to a ready connection, and again from the transfer command.
@@ -98,7 +102,14 @@ impl DataEndpoint {
     ///
     /// # Errors
     /// When none came in time, or what came was not acceptable.
-    pub async fn open(mut self, direction: Direction) -> Result<DataConnection, DataError> {
+    pub async fn open(self, direction: Direction) -> Result<DataConnection, DataError> {
+        let (mode, asked) = (self.rules.mode, Instant::now());
+        let opened = self.wait(direction).await;
+        metrics::data_connection(mode, result_label(opened.as_ref()), asked.elapsed());
+        opened
+    }
+
+    async fn wait(mut self, direction: Direction) -> Result<DataConnection, DataError> {
         self.direction.store(direction_code(direction), Ordering::SeqCst);
         let Some(arriving) = self.arriving.as_mut() else { return Err(DataError::PortClosed) };
         let connection = match timeout(self.rules.connect_timeout, arriving).await {
@@ -169,9 +180,7 @@ async fn arrive(
     loop {
         let arrival = match refused_until {
             None => reservation.arrival().await,
-            Some(deadline) => {
-                timeout_at(deadline, reservation.arrival()).await.map_err(|_| DataError::NotResumed)?
-            }
+            Some(deadline) => timeout_at(deadline, reservation.arrival()).await.map_err(|_| DataError::NotResumed)?,
         };
         let Some(stream) = arrival else { return Err(DataError::PortClosed) };
         // Without it small files cost 33 to 40 ms each with several clients (Nagle against delayed ACK).
@@ -179,9 +188,12 @@ async fn arrive(
         if !rules.protection.is_private() {
             return Ok(DataConnection::Clear(stream));
         }
-        let connection = timeout(rules.handshake_timeout, handshake(stream, &rules.tls, &direction))
-            .await
-            .map_err(|_| DataError::HandshakeTimedOut)??;
+        let started = Instant::now();
+        let handshake = timeout(rules.handshake_timeout, handshake(stream, &rules.tls, &direction)).await;
+        let connection = handshake.unwrap_or(Err(DataError::HandshakeTimedOut));
+        let (version, result) = handshake_labels(connection.as_ref());
+        metrics::tls_handshake(Channel::Data, version, result, started.elapsed());
+        let connection = connection?;
         let resumed = connection.secured().is_some_and(|secured: Secured| secured.resumed);
         if resumed || rules.resumption != Resumption::Require {
             return Ok(connection);
@@ -192,14 +204,32 @@ async fn arrive(
     }
 }
 
-async fn handshake(
-    stream: TcpStream,
-    tls: &SessionTls,
-    direction: &AtomicU8,
-) -> Result<DataConnection, DataError> {
+async fn handshake(stream: TcpStream, tls: &SessionTls, direction: &AtomicU8) -> Result<DataConnection, DataError> {
     let hello = LazyConfigAcceptor::new(Default::default(), stream).await.map_err(DataError::Handshake)?;
     // Most clients send their ClientHello after 150: by now the direction is known. Where it is not, no ticket.
     let config = if direction.load(Ordering::SeqCst) == TO_CLIENT { &tls.download } else { &tls.upload };
     let stream = hello.into_stream(Arc::clone(config)).await.map_err(DataError::Handshake)?;
     Ok(DataConnection::Private(Box::new(stream)))
+}
+
+fn result_label(opened: Result<&DataConnection, &DataError>) -> DataConnectionResult {
+    match opened {
+        Ok(_) => DataConnectionResult::Ok,
+        Err(DataError::NotOpened | DataError::PortClosed) => DataConnectionResult::Timeout,
+        Err(DataError::NotResumed) => DataConnectionResult::NotResumed,
+        Err(DataError::HandshakeTimedOut | DataError::Handshake(_) | DataError::WrongProtection) => {
+            DataConnectionResult::TlsError
+        }
+        Err(DataError::Broken(_) | DataError::NoCloseNotify | DataError::Idle) => DataConnectionResult::Refused,
+    }
+}
+
+fn handshake_labels(connection: Result<&DataConnection, &DataError>) -> (TlsVersion, HandshakeResult) {
+    match connection.ok().and_then(DataConnection::secured) {
+        None => (TlsVersion::None, HandshakeResult::Failed),
+        Some(secured) => {
+            let version = if secured.version == "TLSv1.3" { TlsVersion::Tls13 } else { TlsVersion::Tls12 };
+            (version, if secured.resumed { HandshakeResult::Resumed } else { HandshakeResult::Full })
+        }
+    }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 
-use crate::ftp::facts::{self, FactSelection};
-use crate::ftp::list::{self, Entry, EntryKind, FactPermissions};
+use crate::ftp::facts::{self, Entry, EntryKind, FactPermissions, FactSelection};
+use crate::ftp::list;
 use crate::sftp::{Attributes, BackendPath, Directory, DirectoryEntry, FileKind};
 
 use super::commit::is_temporary;
@@ -178,8 +178,7 @@ impl Formatter {
         let mut links: Vec<&mut DirectoryEntry> =
             entries.iter_mut().filter(|entry| entry.attributes.kind() == Some(FileKind::Symlink)).collect();
         for some in links.chunks_mut(LINKS_AT_A_TIME) {
-            let resolved =
-                join_all(some.iter().map(|entry| (self.resolve)(self.directory.child(&entry.name)))).await;
+            let resolved = join_all(some.iter().map(|entry| (self.resolve)(self.directory.join(&entry.name)))).await;
             for (entry, attributes) in some.iter_mut().zip(resolved) {
                 if let Some(attributes) = attributes {
                     entry.attributes = attributes;

@@ -112,10 +112,11 @@ async fn receive(
     }
     let mut buffer = sink.buffer();
     loop {
+        let mut spare = buffer.spare();
         let read = tokio::select! {
             biased;
             error = sink.failed() => return Err(error.into()),
-            read = timeout(idle, connection.read(&mut buffer.spare())) => ended(read, strict_end)?,
+            read = timeout(idle, connection.read(&mut spare)) => ended(read, strict_end)?,
         };
         if read == 0 {
             break;
