@@ -575,6 +575,10 @@ fn no_secret_is_told() {
         "[Zx9!canary]",
         "\"Zx9!canary",
         "Zx9!canary: Zx9!canary",
+        "a,Zx9!canary",
+        "a,canary",
+        "a,canary,canary",
+        "a,Zx9!canary: x",
     ] {
         for document in [
             user(&format!("backend: warehouse, password_hash: '{HASH}', login: {{user: a, password: {secret}}}")),

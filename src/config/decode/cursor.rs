@@ -234,7 +234,9 @@ impl<'n> Cursor<'n> {
             };
             let cursor = Cursor { node, at: entry_path(&self.at, name) };
             if !names.insert(name.as_str()) {
-                cursor.wrong_with_hint("stands here twice", "keep one of them", report);
+                // SECURITY: not told, for the reason that `Fields::finish` gives.
+                let cursor = if matches!(node, Node::Null) { self } else { &cursor };
+                cursor.wrong_with_hint("a key stands here twice", "keep one of them", report);
                 continue;
             }
             named.push((name.as_str(), cursor));

@@ -12,6 +12,8 @@ pub(super) struct Fields<'n> {
     entries: Vec<Entry<'n>>,
     known: Vec<&'static str>,
     missing: Vec<(&'static str, String)>,
+    /// Secrets stand here, and a piece of one may have become a key.
+    holds_secrets: bool,
 }
 
 struct Entry<'n> {
@@ -23,7 +25,13 @@ struct Entry<'n> {
 impl<'n> Fields<'n> {
     pub(super) fn new(at: String, entries: Vec<(&'n str, Cursor<'n>)>) -> Self {
         let entries = entries.into_iter().map(|(key, cursor)| Entry { key, cursor, is_known: false }).collect();
-        Self { at, entries, known: Vec::new(), missing: Vec::new() }
+        Self { at, entries, known: Vec::new(), missing: Vec::new(), holds_secrets: false }
+    }
+
+    /// Keys of this mapping hold secrets.
+    pub(super) fn holding_secrets(mut self) -> Self {
+        self.holds_secrets = true;
+        self
     }
 
     /// The value of a key, where it is written.
@@ -92,6 +100,14 @@ impl<'n> Fields<'n> {
     pub(super) fn finish(self, report: &mut Report) {
         let mut renamed = Vec::new();
         for entry in self.entries.iter().filter(|entry| !entry.is_known) {
+            // SECURITY: without quotes, `{password: one,two}` has a key `two`: not to be told.
+            if self.holds_secrets && (is_null(entry.cursor.node) || !is_ordinary_key(entry.key)) {
+                report.problem(
+                    Problem::new(self.at.as_str(), "unknown key, not shown: it may be a piece of a secret")
+                        .hint("write values that hold a comma in quotes"),
+                );
+                continue;
+            }
             let problem = Problem::new(entry.cursor.at.as_str(), "unknown key");
             report.problem(match self.meant(entry.key) {
                 Some((word, true)) => {
@@ -112,6 +128,10 @@ impl<'n> Fields<'n> {
             }
         }
     }
+}
+
+fn is_ordinary_key(key: &str) -> bool {
+    key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
 pub(super) fn is_null(node: &Node) -> bool {

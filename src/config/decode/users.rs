@@ -57,7 +57,7 @@ fn user(
     defaults: &Policy,
     report: &mut Report,
 ) -> Option<User> {
-    let mut fields = cursor.fields(report)?;
+    let mut fields = cursor.fields(report)?.holding_secrets();
     let backend = fields
         .require("backend", "the name of an entry in `backends`")
         .and_then(|cursor| backend(&cursor, backends, report));
@@ -140,7 +140,7 @@ fn login(cursor: &Cursor<'_>, report: &mut Report) -> Option<Login> {
 }
 
 fn mapped_login(cursor: &Cursor<'_>, report: &mut Report) -> Option<Login> {
-    let mut fields = cursor.fields(report)?;
+    let mut fields = cursor.fields(report)?.holding_secrets();
     let user = fields.require("user", "the user's name on the backend");
     let user = user.and_then(|cursor| cursor.name("the user's name on the backend", report)).map(str::to_owned);
     let key_cursor = fields.take_some("private_key");
