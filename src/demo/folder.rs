@@ -383,6 +383,9 @@ mod tests {
     }
 
     proptest! {
+        // Each case makes a folder of its own.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn no_pathname_leads_out(path in "(\\.\\.|\\.|/|up|sub|deep|out|in|dangling|loop|served|secret){0,12}") {
             let (_outer, folder) = served();

@@ -176,7 +176,11 @@ admin:
     pub fn lines(&self, explicit: u16, implicit: u16) -> [String; 3] {
         let authority = shell_word(&self.authority().display().to_string());
         let upload = shell_word(&self.upload().display().to_string());
-        let settings = shell_word(&format!("set ssl:ca-file {}; ls; bye", lftp_word(&self.authority())));
+        // With `-c`, not `-e`: the authority must be set before lftp opens anything.
+        let script = shell_word(&format!(
+            "set ssl:ca-file {}; open -u {USER},{PASSWORD} ftps://127.0.0.1:{implicit}; ls",
+            lftp_word(&self.authority())
+        ));
         [
             format!(
                 "curl --ssl-reqd --cacert {authority} -u {USER}:{PASSWORD} -T {upload} ftp://127.0.0.1:{explicit}/"
@@ -184,7 +188,7 @@ admin:
             format!(
                 "curl --ssl-reqd --cacert {authority} -u {USER}:{PASSWORD} ftp://127.0.0.1:{explicit}/{UPLOAD_NAME}"
             ),
-            format!("lftp -u {USER},{PASSWORD} -e {settings} ftps://127.0.0.1:{implicit}"),
+            format!("lftp -c {script}"),
         ]
     }
 }
@@ -318,7 +322,10 @@ mod tests {
         let [send, fetch, look] = material.lines(2121, 2990);
         assert!(send.starts_with("curl --ssl-reqd --cacert /") && send.ends_with("/hello.txt ftp://127.0.0.1:2121/"));
         assert!(fetch.ends_with("ftp://127.0.0.1:2121/hello.txt"), "{fetch}");
-        assert!(look.contains("-e 'set ssl:ca-file /") && look.ends_with("; ls; bye' ftps://127.0.0.1:2990"), "{look}");
+        assert!(
+            look.starts_with("lftp -c 'set ssl:ca-file /") && look.ends_with("ftps://127.0.0.1:2990; ls'"),
+            "{look}"
+        );
         assert_eq!(shell_word("it's here"), r"'it'\''s here'");
         assert_eq!(yaml_string(Path::new(r#"/a "b"\c"#)), r#""/a \"b\"\\c""#);
     }

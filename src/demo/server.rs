@@ -194,9 +194,12 @@ async fn serve(
         () = stop.cancelled() => {}
         () = too_late => {}
     }
-    let _ = handle.disconnect(Disconnect::ByApplication, String::new(), String::new()).await;
-    // The peer may not read: then the connection ends without it.
-    let _ = tokio::time::timeout(DISCONNECT_TIMEOUT, session).await;
+    // The peer may not read: then the connection ends without a good-bye.
+    let _ = tokio::time::timeout(DISCONNECT_TIMEOUT, async {
+        let _ = handle.disconnect(Disconnect::ByApplication, String::new(), String::new()).await;
+        session.await
+    })
+    .await;
     drop(permit);
 }
 

@@ -1,3 +1,14 @@
 //! Integration tests.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "everything here is a test, helpers included; clippy's own allowance ends at `#[test]` functions"
+)]
+
 mod configuration;
+mod layering;
+
