@@ -11,6 +11,8 @@ use tokio_rustls::server::TlsStream;
 
 use crate::tls::Secured;
 
+use super::prompt_socket::PromptSocket;
+
 /// How long a client may take to close its side after ours was closed. Its last bytes are not wanted any more; what is
 /// waited for is that ours arrive before the socket goes.
 const LINGER: Duration = Duration::from_secs(2);
@@ -53,7 +55,7 @@ pub enum DataConnection {
     /// PROT C.
     Clear(TcpStream),
     /// PROT P.
-    Private(Box<TlsStream<TcpStream>>),
+    Private(Box<TlsStream<PromptSocket>>),
 }
 
 impl DataConnection {
@@ -109,7 +111,7 @@ impl DataConnection {
         .map_err(DataError::Broken)?;
         let mut socket = match self {
             Self::Clear(stream) => stream,
-            Self::Private(stream) => stream.into_inner().0,
+            Self::Private(stream) => stream.into_inner().0.into_inner(),
         };
         // Closing a socket that still has unread bytes (the client's close_notify) makes the kernel send RST, which
         // can overtake what we sent. So its bytes are read away, but no client may hold us up for long.
@@ -139,7 +141,7 @@ impl DataConnection {
     pub fn reset(self) {
         let socket = match self {
             Self::Clear(stream) => stream,
-            Self::Private(stream) => stream.into_inner().0,
+            Self::Private(stream) => stream.into_inner().0.into_inner(),
         };
         let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     }

@@ -7,4 +7,5 @@ pub mod endpoint;
 pub mod listing;
 pub mod outcome;
 pub mod passive;
+pub mod prompt_socket;
 pub mod upload;

@@ -11,4 +11,5 @@
 
 mod configuration;
 mod layering;
-
+mod sftp_session;
+mod support;

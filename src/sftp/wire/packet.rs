@@ -609,11 +609,11 @@ mod tests {
     fn packet() -> impl Strategy<Value = Packet> {
         let extensions = || prop::collection::vec((bytes(), bytes()), 0..5);
         prop_oneof![
-            (any::<u32>(), extensions()).prop_map(|(version, extensions)| Packet::Init { version, extensions }),
-            (any::<u32>(), extensions()).prop_map(|(version, extensions)| Packet::Version { version, extensions }),
+            1 => (any::<u32>(), extensions()).prop_map(|(version, extensions)| Packet::Init { version, extensions }),
+            1 => (any::<u32>(), extensions()).prop_map(|(version, extensions)| Packet::Version { version, extensions }),
             8 => (any::<u32>(), request()).prop_map(|(id, request)| Packet::Request { id, request }),
             8 => (any::<u32>(), reply()).prop_map(|(id, reply)| Packet::Reply { id, reply }),
-            (21_u8..100, bytes()).prop_map(|(kind, body)| Packet::Unknown { kind, body }),
+            1 => (21_u8..100, bytes()).prop_map(|(kind, body)| Packet::Unknown { kind, body }),
         ]
     }
 
@@ -641,6 +641,7 @@ mod tests {
         #[test]
         fn a_truncated_reply_fails_with_its_id(reply in reply(), id in any::<u32>(), cut in any::<prop::sample::Index>()) {
             let whole = body(&Packet::Reply { id, reply: reply.clone() });
+            prop_assume!(whole.len() > 5);
             let cut = 5 + cut.index(whole.len() - 5);
             match Packet::decode(Frame::from(whole.slice(..cut))) {
                 Err(error) => prop_assert_eq!(error.id, Some(id)),
