@@ -1,6 +1,7 @@
 //! ftps2sftp: an FTPS server in front of any SFTP server.
 
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod command;
 pub mod config;

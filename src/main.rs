@@ -1,3 +1,10 @@
-//! The `ftps2sftp` program.
+//! The `ftps2sftp` program: arguments in, exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use ftps2sftp::cli;
+
+fn main() -> ExitCode {
+    cli::main(cli::Arguments::parse())
+}

@@ -1,1 +1,106 @@
-//! cli
+//! What a person types: the commands of the program, their options and their exit codes.
+
+mod check;
+mod demo;
+pub mod hash_password;
+mod run;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::command::spec;
+use crate::config::error::Problem;
+
+/// Something failed while running, or a check found something wrong.
+const FAILED: u8 = 1;
+
+/// The configuration or the command line is wrong (also clap's code).
+const MISUSED: u8 = 2;
+
+/// FTPS in front, SFTP behind: switch off FTPS without breaking a client.
+#[derive(Debug, Parser)]
+#[command(name = "ftps2sftp", version, about, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Run {
+        /// The YAML configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration: files, certificates, and every backend.
+    Check {
+        /// The YAML configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Try it out: an SFTP server over a folder with the gateway in front of it.
+    Demo(demo::Options),
+    /// Hash a password for `password_hash`.
+    HashPassword,
+    /// Print the FTP commands this gateway knows.
+    Commands {
+        /// As a Markdown table.
+        #[arg(long)]
+        markdown: bool,
+    },
+}
+
+/// Runs what was typed.
+pub fn main(arguments: Arguments) -> ExitCode {
+    match arguments.command {
+        Command::Run { config } => run::main(&config),
+        Command::Check { config } => check::main(&config),
+        Command::Demo(options) => demo::main(&options),
+        Command::HashPassword => match hash_password::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format!("error: {error}"));
+                ExitCode::from(FAILED)
+            }
+        },
+        Command::Commands { markdown } => {
+            print(&if markdown { spec::markdown() } else { spec::plain() });
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Writes to standard output; a reader that has gone away is no error (`commands | head`).
+fn print(text: &str) {
+    let mut output = io::stdout().lock();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
+/// Says what went wrong, on standard error.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// All mistakes of a configuration, one after the other.
+fn complain_of(file: &std::path::Path, problems: &[Problem]) -> ExitCode {
+    let mut text = String::new();
+    for problem in problems {
+        text.push_str(&format!("error: {problem}\n\n"));
+    }
+    let count = problems.len();
+    let plural = if count == 1 { "error" } else { "errors" };
+    complain(&format!("{text}{}: {count} {plural}", file.display()));
+    ExitCode::from(MISUSED)
+}
+
+/// The runtime of the gateway.
+fn runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        complain(&format!("error: cannot start the runtime: {error}"));
+        ExitCode::from(FAILED)
+    })
+}

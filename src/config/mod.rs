@@ -1,12 +1,20 @@
 //! The configuration as the program uses it: typed, checked, complete with defaults.
 //!
-//! `raw` mirrors the YAML file, `load` reads it and resolves `${env:}` and `${file:}`, and this module holds what
-//! comes out: values that cannot be wrong in form. Every rejection is an [`error::Problem`] with its key path and a hint.
+//! `raw` is the YAML file as it was written, `interpolate` resolves `${env:}` and `${file:}` in it, `decode` walks it
+//! and collects every mistake, `load` is the way in, and this module holds what comes out: values that cannot be wrong
+//! in form. Every rejection is an [`error::Problem`] with its key path and a hint.
 
+mod decode;
 pub mod error;
-pub mod load;
+mod files;
+mod interpolate;
+mod load;
+pub mod password_hash;
 mod raw;
+mod scalar;
 pub mod secret;
+
+pub use load::{Loaded, Material, load, load_text};
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};

@@ -1,1 +1,442 @@
-//! control
+//! The control connection (RFC 959 §2.3): the loop that reads commands, the only writer of replies, and the place
+//! where what happened is counted and logged.
+
+mod record;
+pub mod stream;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::debug;
+
+use crate::command::admit::admit;
+use crate::command::failure::{self, Answer, CommandError};
+use crate::command::spec::{self, CommandSpec, DuringTransfer, Handler, Theme};
+use crate::command::{Argument, Step, information};
+use crate::config::TlsMode;
+use crate::ftp::line::{Decoded, LineDecoder};
+use crate::ftp::reply::Reply;
+use crate::ftp::request::Request;
+use crate::session::services::Services;
+use crate::session::{Session, Stage};
+use crate::shutdown::Shutdown;
+use crate::transfer::outcome::{Outcome, Progress, Stop, StopReason, Transfer, TransferKind};
+
+use self::record::Recorder;
+use self::stream::ControlStream;
+
+/// Lines kept while a transfer runs (P-8); then reading stops and TCP holds the client back.
+const MAX_QUEUED_LINES: usize = 16;
+
+/// One read from the control connection, in bytes. Idle sessions hold this much.
+const READ_BUFFER: usize = 1024;
+
+/// Lines in a row that are no commands, before login, that end the session: it is not an FTP client.
+const MAX_BAD_COMMANDS: u32 = 10;
+
+/// Too long lines in a row that end the session.
+const MAX_LONG_LINES: u32 = 3;
+
+/// What speaks HTTP or SMTP at us before login is somebody else's client, perhaps made to by a web page (ALPACA).
+const FOREIGN_VERBS: &[&[u8]] =
+    &[b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"TRACE", b"PRI", b"EHLO", b"HELO", b"HOST:"];
+
+/// How long the last reply may take to leave.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why the loop ends; the client has been told whatever there was to tell.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// QUIT, or a reply that closes.
+    #[error("closed by reply")]
+    Closed,
+    /// The client closed or its connection broke.
+    #[error("the client is gone: {0}")]
+    Gone(#[from] io::Error),
+    /// Silence for too long.
+    #[error("idle for too long")]
+    Idle,
+    /// No successful PASS in time.
+    #[error("no login in time")]
+    LoginTimedOut,
+    /// The gateway stops.
+    #[error("shutting down")]
+    Drained,
+}
+
+/// A running control connection.
+pub struct Control<'a, S> {
+    stream: ControlStream<S>,
+    decoder: LineDecoder,
+    waiting: VecDeque<Vec<u8>>,
+    session: Session,
+    services: &'a Services,
+    shutdown: Shutdown,
+    recorder: Recorder,
+    login_deadline: Instant,
+    bad_commands: u32,
+    long_lines: u32,
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
+    /// A connection that was just accepted.
+    pub fn new(stream: S, session: Session, services: &'a Services, shutdown: Shutdown) -> Self {
+        let recorder = Recorder::new(&session.front.listener.name, session.front.listener.tls);
+        Self {
+            stream: ControlStream::Clear(stream),
+            decoder: LineDecoder::new(),
+            waiting: VecDeque::new(),
+            session,
+            services,
+            shutdown,
+            recorder,
+            login_deadline: Instant::now() + services.timeouts.login,
+            bad_commands: 0,
+            long_lines: 0,
+        }
+    }
+
+    /// Serves it to its end.
+    pub async fn run(mut self) {
+        let ended = match self.converse().await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        };
+        match ended {
+            Ended::Idle | Ended::LoginTimedOut => self.last_words("Timed out, closing").await,
+            Ended::Drained => self.last_words("The service is shutting down").await,
+            Ended::Closed | Ended::Gone(_) => {}
+        }
+        self.recorder.session_ended(&self.session, &ended);
+        let _ = timeout(CLOSING_PATIENCE, self.stream.shutdown()).await;
+        if let Stage::LoggedIn(state) = self.session.stage {
+            state.backend.close().await;
+        }
+    }
+
+    async fn converse(&mut self) -> Result<std::convert::Infallible, Ended> {
+        if self.session.front.listener.tls == TlsMode::Implicit {
+            self.begin_tls().await?;
+        }
+        self.write(&Reply::new(220, "FTP server ready")).await?;
+        loop {
+            let line = match self.waiting.pop_front() {
+                Some(line) => line,
+                None => self.next_line().await?,
+            };
+            self.command(&line).await?;
+        }
+    }
+
+    /// TLS from here on; what was said in clear is forgotten.
+    async fn begin_tls(&mut self) -> Result<(), Ended> {
+        // SECURITY: a byte that came in clear behind AUTH must not be taken for one that came under TLS.
+        if !self.decoder.is_empty() || !self.waiting.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "bytes in clear after AUTH").into());
+        }
+        let config = Arc::clone(&self.session.front.tls.control);
+        let started = Instant::now();
+        let secured = self.stream.upgrade(config, self.services.timeouts.tls_handshake).await;
+        self.recorder.control_handshake(secured.as_ref(), started.elapsed());
+        self.session.secure(secured?);
+        self.recorder.entered(&self.session);
+        Ok(())
+    }
+
+    /// The next command line while no transfer runs, within the deadlines.
+    async fn next_line(&mut self) -> Result<Vec<u8>, Ended> {
+        let idle = Instant::now() + self.services.timeouts.idle;
+        let logged_in = self.session.logged_in().is_some();
+        let (deadline, late) = match logged_in {
+            false if self.login_deadline < idle => (self.login_deadline, Ended::LoginTimedOut),
+            _ => (idle, Ended::Idle),
+        };
+        let drain = self.shutdown.drain.clone();
+        loop {
+            let decoded = tokio::select! {
+                biased;
+                () = drain.cancelled() => return Err(Ended::Drained),
+                decoded = self.decoded() => decoded?,
+                () = sleep_until(deadline) => return Err(late),
+            };
+            if let Some(line) = self.line(decoded).await? {
+                return Ok(line);
+            }
+        }
+    }
+
+    /// The next thing the client sent. May be dropped and called again without loss.
+    async fn decoded(&mut self) -> io::Result<Decoded> {
+        loop {
+            if let Some(decoded) = self.decoder.next() {
+                return Ok(decoded);
+            }
+            let mut buffer = [0_u8; READ_BUFFER];
+            match self.stream.read(&mut buffer).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => self.decoder.push(buffer.get(..count).unwrap_or_default()),
+            }
+        }
+    }
+
+    /// Sees to what is no command line.
+    async fn line(&mut self, decoded: Decoded) -> Result<Option<Vec<u8>>, Ended> {
+        match decoded {
+            Decoded::Line(line) => {
+                self.long_lines = 0;
+                Ok(Some(line))
+            }
+            Decoded::Answer(bytes) => {
+                self.stream.write_all(&bytes).await?;
+                self.stream.flush().await?;
+                Ok(None)
+            }
+            Decoded::TooLong => {
+                self.long_lines += 1;
+                if self.long_lines >= MAX_LONG_LINES {
+                    return self.close(&Reply::new(421, "Too many long lines, closing")).await.map(|()| None);
+                }
+                self.write(&Reply::new(500, "Command line too long")).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Carries out one command line to its final reply.
+    async fn command(&mut self, line: &[u8]) -> Result<(), Ended> {
+        let started = Instant::now();
+        let logged_in = self.session.logged_in().is_some();
+        if !logged_in && is_foreign(line) {
+            return self.close(&Reply::new(421, "This is an FTP server, closing")).await;
+        }
+        let request = Request::parse(line).ok();
+        let row = request.as_ref().and_then(|request| spec::find(request.verb.as_str()));
+        let (Some(request), Some(row)) = (&request, row) else {
+            self.bad_commands += 1;
+            if !logged_in && self.bad_commands >= MAX_BAD_COMMANDS {
+                return self.close(&Reply::new(421, "Too many bad commands, closing")).await;
+            }
+            let text = match &request {
+                Some(request) => format!("'{}' not understood", request.verb.as_str()),
+                None => "Not understood".to_owned(),
+            };
+            let reply = Reply::new(500, text);
+            self.recorder.command(None, reply.code(), started.elapsed());
+            return self.write(&reply).await;
+        };
+        self.bad_commands = 0;
+        debug!(command = row.verb, "command");
+        let result = match admit(row, &mut self.session, self.services) {
+            Ok(()) => self.handle(row, Argument::new(request.argument.as_deref())).await,
+            Err(refusal) => Ok(Step::Reply(refusal)),
+        };
+        self.clear_data(row, &result);
+        if row.theme == Theme::Access {
+            self.recorder.login(&self.session, &result);
+        }
+        let step = match result {
+            Ok(step) => step,
+            Err(error) => {
+                self.recorder.failure(row, &error);
+                let Answer { reply, close } = failure::reply_for(&error);
+                if close { Step::Close(reply) } else { Step::Reply(reply) }
+            }
+        };
+        self.carry_out(row, step, started).await
+    }
+
+    async fn handle(&mut self, row: &CommandSpec, argument: Argument<'_>) -> Result<Step, CommandError> {
+        match row.handler {
+            Handler::Anytime(handler) => handler(&mut self.session, self.services, argument).await,
+            Handler::LoggedIn(handler) => match self.session.logged_in() {
+                Some(state) => handler(state, self.services, argument).await,
+                None => Err(CommandError::Refused(530, "Please login with USER and PASS")),
+            },
+            Handler::NotOffered(code) => Err(CommandError::Refused(code, "Command not implemented")),
+        }
+    }
+
+    /// P-26: a data endpoint is good for one transfer command, also for one that is refused, and so is REST.
+    fn clear_data(&mut self, row: &CommandSpec, result: &Result<Step, CommandError>) {
+        let refused = row.uses_data && !matches!(result, Ok(Step::Transfer { .. }));
+        if let Some(state) = self.session.logged_in().filter(|_| refused) {
+            state.pending.take_restart();
+            if let Some(endpoint) = state.endpoint.take() {
+                endpoint.decline();
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, row: &'static CommandSpec, step: Step, started: Instant) -> Result<(), Ended> {
+        match step {
+            Step::Reply(reply) => {
+                self.final_reply(row, &reply, started).await?;
+                self.recorder.entered(&self.session);
+                Ok(())
+            }
+            Step::Close(reply) => {
+                self.final_reply(row, &reply, started).await?;
+                Err(Ended::Closed)
+            }
+            Step::UpgradeToTls(reply) => {
+                self.final_reply(row, &reply, started).await?;
+                self.begin_tls().await
+            }
+            Step::Transfer { opening, transfer } => {
+                self.write(&opening).await?;
+                let transferred = self.transfer(transfer).await?;
+                self.final_reply(row, &transferred.reply, started).await?;
+                match transferred.then {
+                    Then::GoOn => Ok(()),
+                    Then::Quit => self.close(&Reply::new(221, "Goodbye")).await,
+                    Then::End(ended) => Err(ended),
+                }
+            }
+        }
+    }
+
+    /// Runs a transfer while the control connection is watched.
+    async fn transfer(&mut self, transfer: Transfer) -> Result<Transferred, Ended> {
+        let kind = transfer.kind;
+        let subject = transfer.subject.clone();
+        let (stop, progress) = (Stop::default(), Progress::default());
+        let mut meter = self.recorder.transfer_started(kind);
+        let mut running = transfer.run(stop.clone(), progress.clone());
+        let mut watch = Watch::default();
+        let now = self.shutdown.now.clone();
+        let outcome = loop {
+            let listening = watch.ended.is_none() && !watch.quit && self.waiting.len() < MAX_QUEUED_LINES;
+            tokio::select! {
+                biased;
+                outcome = &mut running => break outcome,
+                () = now.cancelled(), if !watch.draining => {
+                    watch.draining = true;
+                    stop.trip(StopReason::Drained);
+                }
+                decoded = self.decoded(), if listening => match decoded {
+                    Ok(decoded) => self.meanwhile(decoded, &mut watch, &stop, &progress).await,
+                    Err(error) => watch.ended = Some(Ended::Gone(error)),
+                },
+            }
+            if watch.ended.is_some() {
+                stop.trip(StopReason::ControlLost);
+            }
+            meter.progress(progress.bytes(), 0);
+        };
+        self.remember_left_behind(&outcome);
+        let backend = self.session.logged_in().map(|state| state.backend.name().to_owned()).unwrap_or_default();
+        self.recorder.transfer_ended(meter, &backend, kind, &subject, &outcome);
+        let reply = match &outcome.result {
+            Ok(()) if kind == TransferKind::Listing => Reply::new(226, "Listing complete"),
+            Ok(()) => Reply::new(226, "Transfer complete"),
+            Err(error) => failure::transfer_reply(kind, error),
+        };
+        let then = match watch.ended {
+            Some(ended) => Then::End(ended),
+            None if watch.draining => Then::End(Ended::Drained),
+            None if watch.quit => Then::Quit,
+            None => Then::GoOn,
+        };
+        Ok(Transferred { reply, then })
+    }
+
+    /// What the client says while a transfer runs: ABOR, STAT and QUIT are acted on, the rest waits its turn.
+    async fn meanwhile(&mut self, decoded: Decoded, watch: &mut Watch, stop: &Stop, progress: &Progress) {
+        let line = match self.line(decoded).await {
+            Ok(Some(line)) => line,
+            Ok(None) => return,
+            Err(ended) => {
+                watch.ended = Some(ended);
+                return;
+            }
+        };
+        let request = Request::parse(&line).ok();
+        let row = request.as_ref().and_then(|request| spec::find(request.verb.as_str()));
+        let bare = request.as_ref().is_some_and(|request| request.argument.as_ref().is_none_or(Vec::is_empty));
+        match row.map(|row| row.during_transfer) {
+            // The order of replies is the order of commands: nothing overtakes a line that waits.
+            Some(DuringTransfer::Aborts) => {
+                stop.trip(StopReason::Aborted);
+                // Its own reply, 226, comes in its turn after that of the transfer.
+                self.waiting.push_back(line);
+            }
+            Some(DuringTransfer::Tells) if bare && self.waiting.is_empty() => {
+                let reply = information::status(&mut self.session, Some(progress.bytes()));
+                if let Err(ended) = self.write(&reply).await {
+                    watch.ended = Some(ended);
+                }
+            }
+            Some(DuringTransfer::Quits) if self.waiting.is_empty() => watch.quit = true,
+            _ => self.waiting.push_back(line),
+        }
+    }
+
+    fn remember_left_behind(&mut self, outcome: &Outcome) {
+        if let (Some(state), Some(path)) = (self.session.logged_in(), &outcome.left_behind) {
+            state.backend.leave_behind(path.clone());
+        }
+    }
+
+    async fn final_reply(&mut self, row: &'static CommandSpec, reply: &Reply, started: Instant) -> Result<(), Ended> {
+        debug_assert!(
+            row.replies.contains(&reply.code()) || [421, 530, 550].contains(&reply.code()),
+            "{} answered {}, which its row does not name",
+            row.verb,
+            reply.code()
+        );
+        self.recorder.command(Some(row), reply.code(), started.elapsed());
+        self.write(reply).await
+    }
+
+    /// One reply, in one write.
+    async fn write(&mut self, reply: &Reply) -> Result<(), Ended> {
+        let bytes = reply.to_bytes();
+        let written = async {
+            self.stream.write_all(&bytes).await?;
+            self.stream.flush().await
+        };
+        // A client that takes no replies must not hold a session for ever.
+        match timeout(self.services.timeouts.idle, written).await {
+            Ok(written) => Ok(written?),
+            Err(_) => Err(Ended::Idle),
+        }
+    }
+
+    async fn close(&mut self, reply: &Reply) -> Result<(), Ended> {
+        self.write(reply).await?;
+        Err(Ended::Closed)
+    }
+
+    async fn last_words(&mut self, text: &str) {
+        let _ = timeout(CLOSING_PATIENCE, self.write(&Reply::new(421, text))).await;
+    }
+}
+
+/// What happened on the control connection while a transfer ran.
+#[derive(Debug, Default)]
+struct Watch {
+    quit: bool,
+    draining: bool,
+    ended: Option<Ended>,
+}
+
+struct Transferred {
+    reply: Reply,
+    then: Then,
+}
+
+enum Then {
+    GoOn,
+    Quit,
+    End(Ended),
+}
+
+fn is_foreign(line: &[u8]) -> bool {
+    let verb = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let is_host_line = verb.eq_ignore_ascii_case(b"HOST:");
+    FOREIGN_VERBS.iter().any(|foreign| verb.eq_ignore_ascii_case(foreign)) && (is_host_line || line.contains(&b' '))
+}

@@ -1,1 +1,10 @@
-//! identity
+//! Who is this, and what may they do?
+
+pub mod account;
+pub mod password;
+pub mod permissions;
+pub mod root;
+pub mod session_slots;
+
+pub use account::Accounts;
+pub use session_slots::SessionSlots;

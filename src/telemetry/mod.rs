@@ -1,1 +1,4 @@
-//! telemetry
+//! What the gateway tells about itself: log records and metrics.
+
+pub mod logging;
+pub mod metrics;

@@ -1,1 +1,11 @@
-//! transfer
+//! The server-DTP (RFC 959 §2.3): data endpoints, and the transfers that run over them.
+
+pub mod commit;
+pub mod data_connection;
+pub mod download;
+pub mod endpoint;
+pub mod listing;
+pub mod outcome;
+pub mod passive;
+pub mod prompt_socket;
+pub mod upload;

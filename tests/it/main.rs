@@ -2,6 +2,17 @@
 // Helpers are tests too, wherever they stand.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "everything here is a test, helpers included; clippy's own allowance ends at `#[test]` functions"
+)]
+
+mod configuration;
+mod layering;
 mod sftp_session;
 mod ssh;
 mod support;

@@ -1,0 +1,276 @@
+//! From a configuration to a running gateway: checks what the files hold, binds, serves, drains. The only file that
+//! knows every part.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::{interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::admin::{self, Readiness};
+use crate::config::error::Problem;
+use crate::config::{Config, Loaded, Login, Material};
+use crate::identity::SessionSlots;
+use crate::identity::account::Accounts;
+use crate::server;
+use crate::session::services::Services;
+use crate::shutdown::Shutdown;
+use crate::ssh::{HostKeyPolicy, KnownHosts, PrivateKey, Target};
+use crate::telemetry::metrics::{self, Exposition};
+use crate::tls::{ServerTls, certificate};
+use crate::transfer::passive::PassivePorts;
+
+/// After the drain time is over: how long the cut transfers may take to say so.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// How often gauges that nobody sets are read.
+const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Looks into every file the configuration names, so that all mistakes can be told in one go.
+///
+/// # Errors
+/// Everything that is wrong: what loading found, and what the files hold.
+pub fn check_materials(loaded: Loaded) -> Result<Config, Vec<Problem>> {
+    let Loaded { config, mut problems, materials, .. } = loaded;
+    for material in &materials {
+        match material {
+            Material::Certificate { at, certificate, key } => {
+                if let Err(error) = certificate::load(certificate, key) {
+                    problems.push(Problem::new(at.as_str(), error.to_string()).hint(error.hint()));
+                }
+            }
+            Material::KnownHosts { at, path } => {
+                if let Err(error) = KnownHosts::load(path) {
+                    problems.push(
+                        Problem::new(at.as_str(), error.to_string())
+                            .hint("OpenSSH's known_hosts format; `ssh-keyscan` writes such lines"),
+                    );
+                }
+            }
+            Material::LoginKey { at, path, passphrase } => {
+                if let Err(error) = PrivateKey::load(path, passphrase.as_ref()) {
+                    problems.push(
+                        Problem::new(at.as_str(), error.to_string())
+                            .hint("an OpenSSH or PEM private key; one with a passphrase needs `login.passphrase`"),
+                    );
+                }
+            }
+        }
+    }
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(problems),
+    }
+}
+
+/// Why a checked configuration does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A file changed since it was checked, or something of its kind.
+    #[error("{0}")]
+    Material(Problem),
+    /// An address cannot be bound.
+    #[error("{name}: cannot listen on {address}: {source}")]
+    Bind {
+        /// Key path of the listener.
+        name: String,
+        /// Its address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// TLS cannot be set up.
+    #[error("tls: {0}")]
+    Tls(#[from] tokio_rustls::rustls::Error),
+}
+
+/// A gateway whose sockets are bound: nothing is served yet, and nothing can fail any more.
+pub struct Gateway {
+    config: Config,
+    services: Arc<Services>,
+    listeners: Vec<(TcpListener, Arc<crate::config::Listener>)>,
+    admin: Option<TcpListener>,
+    exposition: Exposition,
+}
+
+impl Gateway {
+    /// Reads keys and certificates and binds every address.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn bind(config: Config, exposition: Exposition) -> Result<Self, StartError> {
+        let services = Arc::new(services(&config)?);
+        let bind =
+            |name: String, address| server::bind(address).map_err(|source| StartError::Bind { name, address, source });
+        let mut listeners = Vec::new();
+        for (index, listener) in config.listeners.iter().enumerate() {
+            let bound = bind(format!("listeners[{index}].address"), listener.address)?;
+            listeners.push((bound, Arc::new(listener.clone())));
+        }
+        let admin = config.admin.map(|address| bind("admin.address".to_owned(), address)).transpose()?;
+        let names: Vec<&str> = config.listeners.iter().map(|listener| listener.name.as_str()).collect();
+        let backends: Vec<&str> = config.backends.keys().map(String::as_str).collect();
+        metrics::initialise(&names, &backends);
+        metrics::passive_ports(config.passive.ports.len());
+        Ok(Self { config, services, listeners, admin, exposition })
+    }
+
+    /// Where each listener is bound, by name.
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        self.listeners
+            .iter()
+            .filter_map(|(socket, listener)| Some((listener.name.clone(), socket.local_addr().ok()?)))
+            .collect()
+    }
+
+    /// Where the admin listener is bound.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|socket| socket.local_addr().ok())
+    }
+
+    /// Serves until told to stop, and then until the last session is gone or the drain time is over.
+    pub async fn serve(self, shutdown: Shutdown) {
+        let Self { config, services, listeners, admin, exposition } = self;
+        let readiness = Readiness::starting();
+        let background = CancellationToken::new();
+        let helpers = TaskTracker::new();
+        if let Some(listener) = admin {
+            info!(server.address = %shown(&listener), "admin listening");
+            helpers.spawn(admin::serve(listener, exposition.clone(), readiness.clone(), background.clone()));
+        }
+        let upkeep = background.clone();
+        helpers.spawn(async move { exposition.upkeep(upkeep).await });
+        helpers.spawn(gauges(Arc::clone(&services), background.clone()));
+
+        // Sessions have stages of their own: they begin to drain when accepting ends, not when the signal comes.
+        let sessions = Shutdown::new();
+        let stop_accepting = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        for (socket, listener) in listeners {
+            info!(listener = %listener.name, server.address = %shown(&socket), "listening");
+            let services = Arc::clone(&services);
+            tasks.spawn(server::accept(
+                socket,
+                listener,
+                services,
+                sessions.clone(),
+                stop_accepting.clone(),
+                tasks.clone(),
+            ));
+        }
+        readiness.ready();
+
+        shutdown.drain.cancelled().await;
+        info!("draining");
+        metrics::draining(true);
+        readiness.draining();
+        tokio::select! {
+            () = sleep(config.shutdown.delay) => {}
+            () = shutdown.now.cancelled() => {}
+        }
+        stop_accepting.cancel();
+        sessions.drain.cancel();
+        tasks.close();
+        let drained = tokio::select! {
+            () = tasks.wait() => true,
+            () = sleep(config.shutdown.drain) => false,
+            () = shutdown.now.cancelled() => false,
+        };
+        if !drained {
+            warn!(transfers = tasks.len(), "drain time is over, ending the sessions that are left");
+            sessions.end_now();
+            let _ = timeout(LAST_WORDS, tasks.wait()).await;
+        }
+        background.cancel();
+        helpers.close();
+        let _ = timeout(LAST_WORDS, helpers.wait()).await;
+        info!("stopped");
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Gateway").field("addresses", &self.addresses()).finish_non_exhaustive()
+    }
+}
+
+/// Backends with their host keys, by name.
+///
+/// # Errors
+/// When a known_hosts file cannot be read any more.
+pub fn targets(config: &Config) -> Result<HashMap<String, Arc<Target>>, StartError> {
+    config
+        .backends
+        .values()
+        .map(|backend| {
+            let at = format!("backends.{}.known_hosts", backend.name);
+            let policy = HostKeyPolicy::for_backend(backend)
+                .map_err(|error| StartError::Material(Problem::new(at, error.to_string())))?;
+            let target = Target::with_transfer_window(Arc::clone(backend), policy, config.limits.transfer_window);
+            Ok((backend.name.clone(), Arc::new(target)))
+        })
+        .collect()
+}
+
+/// Private keys by user entry.
+///
+/// # Errors
+/// When a key file cannot be read any more.
+pub fn private_keys(config: &Config) -> Result<HashMap<String, Arc<PrivateKey>>, StartError> {
+    let users = config.users.values().chain(&config.any_user);
+    users
+        .filter_map(|user| match &user.login {
+            Login::PrivateKey { path, passphrase, .. } => Some((user, path, passphrase)),
+            Login::Passthrough | Login::Password { .. } => None,
+        })
+        .map(|(user, path, passphrase)| {
+            let at = format!("users.{}.login.private_key", user.name);
+            let key = PrivateKey::load(path, passphrase.as_ref())
+                .map_err(|error| StartError::Material(Problem::new(at, error.to_string())))?;
+            Ok((user.name.clone(), Arc::new(key)))
+        })
+        .collect()
+}
+
+fn services(config: &Config) -> Result<Services, StartError> {
+    let mut certificates = Vec::new();
+    for (index, pair) in config.tls.certificates.iter().enumerate() {
+        let at = format!("tls.certificates[{index}]");
+        certificates.push(
+            certificate::load(&pair.certificate, &pair.key)
+                .map_err(|error| StartError::Material(Problem::new(at, error.to_string()).hint(error.hint())))?,
+        );
+    }
+    Ok(Services {
+        accounts: Accounts::new(config),
+        targets: targets(config)?,
+        private_keys: private_keys(config)?,
+        tls: ServerTls::new(certificates, config.tls.min_version)?,
+        require_control_tls: config.tls.require_control,
+        passive: PassivePorts::new(config.passive.ports.clone(), config.passive.shared, metrics::stranger),
+        passive_address: config.passive.address.clone(),
+        slots: SessionSlots::new(&config.limits),
+        limits: config.limits.clone(),
+        timeouts: config.timeouts.clone(),
+    })
+}
+
+async fn gauges(services: Arc<Services>, stop: CancellationToken) {
+    let mut ticks = interval(GAUGE_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => metrics::passive_ports_in_use(services.passive.in_use()),
+        }
+    }
+}
+
+fn shown(listener: &TcpListener) -> String {
+    listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
+}

@@ -1,0 +1,261 @@
+//! SIZE, MDTM (RFC 3659 §3, §4), MFMT (draft-somers-ftp-mfxx), DELE, MKD, RMD, RNFR and RNTO (RFC 959 §4.1.3).
+
+use crate::config::AsciiMode;
+use crate::ftp::argument::{self, TransferType};
+use crate::ftp::path::{VirtualPath, quoted};
+use crate::ftp::reply::Reply;
+use crate::ftp::time;
+use crate::identity::root::Follow;
+use crate::session::backend::BackendError;
+use crate::session::logged_in::LoggedIn;
+use crate::session::services::Services;
+use crate::sftp::{Attributes, BackendPath, FileKind, SftpError, StatusCode};
+use crate::transfer::commit;
+
+use super::failure::{CommandError, For, Purpose, is_missing, permit};
+use super::{Argument, Step};
+
+/// Mode of a new directory before the umask.
+const DIRECTORY_MODE: u32 = 0o777;
+
+/// Where a name of the client is on the backend; checked against the root and against our own temporary names.
+pub(super) async fn locate(
+    session: &mut LoggedIn,
+    name: &[u8],
+    follow: Follow,
+    purpose: Purpose,
+) -> Result<(VirtualPath, BackendPath), CommandError> {
+    let path = session.directory.resolve(name).purpose(purpose)?;
+    if path.segments().any(commit::is_temporary) {
+        return Err(CommandError::Reserved(purpose));
+    }
+    let located = session.root.locate(&path);
+    let sftp = session.backend.names().await.purpose(purpose)?;
+    session.root.check(&sftp, &located, follow).await.purpose(purpose)?;
+    Ok((path, located))
+}
+
+/// STAT on the backend, repeated over a new connection where the old one was lost.
+pub(super) async fn stat(session: &mut LoggedIn, path: &BackendPath) -> Result<Attributes, BackendError> {
+    session.backend.repeatable(|sftp| async move { sftp.stat(path).await }).await
+}
+
+/// LSTAT on the backend, likewise.
+pub(super) async fn lstat(session: &mut LoggedIn, path: &BackendPath) -> Result<Attributes, BackendError> {
+    session.backend.repeatable(|sftp| async move { sftp.lstat(path).await }).await
+}
+
+pub(super) async fn size(
+    session: &mut LoggedIn,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    let name = argument.required()?;
+    if session.parameters.transfer_type == TransferType::Ascii && session.policy().ascii == AsciiMode::Convert {
+        // RFC 3659 §4: the size in the current TYPE, exactly; that takes reading the file.
+        return Err(CommandError::WrongKind(Purpose::Existing, "SIZE is not told in ASCII mode, use TYPE I"));
+    }
+    let (_, located) = locate(session, name, Follow::Last, Purpose::Existing).await?;
+    let attributes = stat(session, &located).await.purpose(Purpose::Existing)?;
+    if attributes.kind().is_some_and(|kind| kind != FileKind::Regular) {
+        return Err(CommandError::WrongKind(Purpose::Existing, "Not a plain file"));
+    }
+    match attributes.size {
+        Some(size) => Ok(Step::reply(213, size.to_string())),
+        None => Err(CommandError::WrongKind(Purpose::Existing, "The file server does not tell sizes")),
+    }
+}
+
+pub(super) async fn mdtm(
+    session: &mut LoggedIn,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    let (_, located) = locate(session, argument.required()?, Follow::Last, Purpose::Existing).await?;
+    let attributes = stat(session, &located).await.purpose(Purpose::Existing)?;
+    match attributes.times {
+        Some((_, modified)) => Ok(Step::reply(213, time::compact(i64::from(modified)))),
+        None => Err(CommandError::WrongKind(Purpose::Existing, "The file server does not tell times")),
+    }
+}
+
+pub(super) async fn mfmt(
+    session: &mut LoggedIn,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    let (wanted, name) = argument::mfmt(argument.required()?)?;
+    let (_, located) = locate(session, name, Follow::Last, Purpose::Existing).await?;
+    // SFTP v3 counts seconds since 1970 in 32 bits without a sign (draft-ietf-secsh-filexfer-02 §5).
+    let Ok(wanted) = u32::try_from(wanted) else {
+        return Err(CommandError::WrongKind(Purpose::Existing, "That time cannot be stored"));
+    };
+    let before = stat(session, &located).await.purpose(Purpose::Existing)?;
+    // One flag sets both times, so the access time is given back as it was.
+    let accessed = before.times.map_or(wanted, |(accessed, _)| accessed);
+    let times = Attributes { times: Some((accessed, wanted)), ..Attributes::default() };
+    session
+        .backend
+        .repeatable(|sftp| {
+            let (located, times) = (&located, &times);
+            async move { sftp.set_attributes(located, times).await }
+        })
+        .await
+        .purpose(Purpose::Existing)?;
+    let after = stat(session, &located).await.purpose(Purpose::Existing)?;
+    let stored = after.times.map_or(wanted, |(_, modified)| modified);
+    let mut text = format!("Modify={}; ", time::compact(i64::from(stored))).into_bytes();
+    text.extend_from_slice(name);
+    Ok(Step::reply(213, text))
+}
+
+pub(super) async fn dele(
+    session: &mut LoggedIn,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    let (_, located) = locate(session, argument.required()?, Follow::Parent, Purpose::Existing).await?;
+    let attributes = lstat(session, &located).await.purpose(Purpose::Existing)?;
+    if attributes.kind() == Some(FileKind::Directory) {
+        return Err(CommandError::WrongKind(Purpose::Existing, "Is a directory, use RMD"));
+    }
+    let sftp = session.backend.names().await.purpose(Purpose::Existing)?;
+    sftp.remove(&located).await.purpose(Purpose::Existing)?;
+    Ok(Step::reply(250, "Deleted"))
+}
+
+pub(super) async fn mkd(
+    session: &mut LoggedIn,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    let (path, located) = locate(session, argument.required()?, Follow::Parent, Purpose::Directory).await?;
+    let mode = DIRECTORY_MODE & !session.policy().umask;
+    let sftp = session.backend.names().await.purpose(Purpose::Directory)?;
+    match sftp.make_directory(&located, mode).await {
+        Ok(()) => {}
+        Err(SftpError::Status { code: StatusCode::FAILURE, .. }) if lstat(session, &located).await.is_ok() => {
+            return Err(CommandError::WrongKind(Purpose::Directory, "It exists already"));
+        }
+        Err(error) => return Err(error).purpose(Purpose::Directory),
+    }
+    let mut text = quoted(path.as_bytes());
+    text.extend_from_slice(b" created");
+    Ok(Step::reply(257, text))
+}
+
+pub(super) async fn rmd(
+    session: &mut LoggedIn,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    let (path, located) = locate(session, argument.required()?, Follow::Parent, Purpose::Directory).await?;
+    if path.is_root() {
+        return Err(CommandError::WrongKind(Purpose::Directory, "The root cannot be removed"));
+    }
+    if session.directory.starts_with(&path) {
+        return Err(CommandError::WrongKind(Purpose::Directory, "You are in this directory"));
+    }
+    let sftp = session.backend.names().await.purpose(Purpose::Directory)?;
+    match sftp.remove_directory(&located).await {
+        Ok(()) => Ok(Step::reply(250, "Directory removed")),
+        Err(SftpError::Status { code: StatusCode::FAILURE, .. }) => Err(why_not_removed(session, &located).await),
+        Err(error) => Err(error).purpose(Purpose::Directory),
+    }
+}
+
+/// FAILURE says nothing: looks for the reason.
+async fn why_not_removed(session: &mut LoggedIn, path: &BackendPath) -> CommandError {
+    let what = match lstat(session, path).await {
+        Ok(attributes) if attributes.kind().is_some_and(|kind| kind != FileKind::Directory) => "Not a directory",
+        Ok(_) if has_entries(session, path).await => "The directory is not empty",
+        Ok(_) => "The file server refused",
+        Err(_) => "No such directory",
+    };
+    CommandError::WrongKind(Purpose::Directory, what)
+}
+
+async fn has_entries(session: &mut LoggedIn, path: &BackendPath) -> bool {
+    let Ok(sftp) = session.backend.names().await else { return false };
+    let Ok(mut directory) = sftp.open_directory(path).await else { return false };
+    while let Ok(Some(page)) = directory.next().await {
+        if page.iter().any(|entry| entry.name != b"." && entry.name != b"..") {
+            return true;
+        }
+    }
+    false
+}
+
+pub(super) async fn rnfr(
+    session: &mut LoggedIn,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    let (path, located) = locate(session, argument.required()?, Follow::Parent, Purpose::Existing).await?;
+    if path.is_root() {
+        return Err(CommandError::WrongKind(Purpose::Existing, "The root cannot be renamed"));
+    }
+    lstat(session, &located).await.purpose(Purpose::Existing)?;
+    session.pending.set_rename_from(path);
+    Ok(Step::reply(350, "Exists, ready for RNTO"))
+}
+
+pub(super) async fn rnto(
+    session: &mut LoggedIn,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    let Some(from) = session.pending.take_rename_from() else {
+        return Err(CommandError::Refused(503, "RNFR first"));
+    };
+    let (to, target) = locate(session, argument.required()?, Follow::Parent, Purpose::RenameTo).await?;
+    if to == from {
+        return Ok(Step::reply(250, "Renamed"));
+    }
+    if to.starts_with(&from) {
+        return Err(CommandError::WrongKind(Purpose::RenameTo, "A directory cannot be moved into itself"));
+    }
+    let source = session.root.locate(&from);
+    let replace = match lstat(session, &target).await {
+        Ok(attributes) if attributes.kind() == Some(FileKind::Directory) => {
+            return Err(CommandError::WrongKind(Purpose::RenameTo, "A directory of that name exists"));
+        }
+        Ok(_) => {
+            permit(
+                session.user.permissions,
+                |permissions| permissions.overwrite,
+                Purpose::RenameTo,
+                "You may not replace files",
+            )?;
+            true
+        }
+        Err(error) if is_missing(&error) => session.user.permissions.overwrite,
+        Err(error) => return Err(error).purpose(Purpose::RenameTo),
+    };
+    let sftp = session.backend.names().await.purpose(Purpose::RenameTo)?;
+    match commit::publish(&sftp, &source, &target, replace).await {
+        Ok(()) => Ok(Step::reply(250, "Renamed")),
+        // Nobody told whether it happened: the truth is in the names.
+        Err(SftpError::Lost(_) | SftpError::TimedOut) => match lstat(session, &source).await {
+            Err(error) if is_missing(&error) && lstat(session, &target).await.is_ok() => {
+                Ok(Step::reply(250, "Renamed"))
+            }
+            Err(error) if !is_missing(&error) => Err(error).purpose(Purpose::RenameTo),
+            Ok(_) | Err(_) => Err(CommandError::Refused(451, "The file server did not rename it")),
+        },
+        Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => {
+            let vanished = lstat(session, &source).await.is_err_and(|error| is_missing(&error));
+            Err(if vanished {
+                CommandError::Refused(550, "The source has vanished")
+            } else {
+                CommandError::Refused(553, "No such directory")
+            })
+        }
+        Err(error) => Err(error).purpose(Purpose::RenameTo),
+    }
+}
+
+/// A fact line about one thing, for replies.
+pub(super) fn one_line(code: u16, first: impl AsRef<[u8]>, line: Vec<u8>) -> Step {
+    Step::Reply(Reply::lines(code, first, vec![line], "End"))
+}

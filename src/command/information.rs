@@ -1,0 +1,109 @@
+//! FEAT (RFC 2389), SYST, STAT, HELP, NOOP (RFC 959 §4.1.3) and CLNT.
+
+use crate::ftp::argument::TransferType;
+use crate::ftp::reply::Reply;
+use crate::session::services::Services;
+use crate::session::{Session, Stage};
+
+use super::failure::CommandError;
+use super::spec::{self, Feature};
+use super::{Argument, Step, listing};
+
+/// Verbs on one line of HELP.
+const HELP_COLUMNS: usize = 8;
+
+pub(super) async fn feat(
+    session: &mut Session,
+    _services: &Services,
+    _argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    let facts = session.parameters().facts.feature();
+    let lines = spec::rows()
+        .iter()
+        .filter_map(|row| match row.feature {
+            Feature::Silent => None,
+            Feature::Line(line) => Some(format!(" {line}").into_bytes()),
+            Feature::Facts => Some(format!(" MLST {facts}").into_bytes()),
+        })
+        .collect();
+    Ok(Step::Reply(Reply::lines(211, "Features:", lines, "End")))
+}
+
+pub(super) async fn syst(
+    _session: &mut Session,
+    _services: &Services,
+    _argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    // Clients choose their parser of LIST by these words.
+    Ok(Step::reply(215, "UNIX Type: L8"))
+}
+
+pub(super) async fn noop(
+    _session: &mut Session,
+    _services: &Services,
+    _argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    Ok(Step::reply(200, "OK"))
+}
+
+pub(super) async fn clnt(
+    _session: &mut Session,
+    _services: &Services,
+    _argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    Ok(Step::reply(200, "Noted"))
+}
+
+pub(super) async fn help(
+    _session: &mut Session,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    if let Some(verb) = argument.optional() {
+        let verb: String = verb.to_ascii_uppercase().into_iter().map(char::from).collect();
+        return match spec::find(&verb).filter(|row| row.is_offered()) {
+            Some(row) => Ok(Step::reply(214, format!("Syntax: {} ({})", row.syntax, row.reference))),
+            None => Err(CommandError::Refused(502, "Unknown command")),
+        };
+    }
+    let verbs: Vec<&str> = spec::rows().iter().filter(|row| row.is_offered()).map(|row| row.verb).collect();
+    let lines = verbs.chunks(HELP_COLUMNS).map(|some| format!(" {}", some.join(" ")).into_bytes()).collect();
+    Ok(Step::Reply(Reply::lines(214, "These commands are known:", lines, "End")))
+}
+
+pub(super) async fn stat(
+    session: &mut Session,
+    services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    if argument.optional().is_none() {
+        return Ok(Step::Reply(status(session, None)));
+    }
+    match session.logged_in() {
+        Some(state) => listing::stat(state, services, argument).await,
+        None => Err(CommandError::Refused(530, "Please login with USER and PASS")),
+    }
+}
+
+/// STAT without a pathname; while a transfer runs, with the bytes it has moved.
+pub fn status(session: &mut Session, transferred: Option<u64>) -> Reply {
+    let mut lines = Vec::new();
+    match &session.stage {
+        Stage::LoggedIn(state) => lines.push(format!(" Logged in as {}", state.name)),
+        Stage::New | Stage::Named(_) => lines.push(" Not logged in".to_owned()),
+    }
+    match session.secured {
+        Some(secured) => lines.push(format!(" Control connection: {}, {}", secured.version, secured.suite)),
+        None => lines.push(" Control connection: in clear".to_owned()),
+    }
+    let protection = if session.front.protection.is_private() { "P" } else { "C" };
+    let transfer_type = match session.parameters().transfer_type {
+        TransferType::Ascii => "ASCII",
+        TransferType::Image => "binary",
+    };
+    lines.push(format!(" Type {transfer_type}, mode stream, structure file, PROT {protection}"));
+    if let Some(bytes) = transferred {
+        lines.push(format!(" Transfer in progress, {bytes} bytes so far"));
+    }
+    Reply::lines(211, "Status:", lines.into_iter().map(String::into_bytes).collect(), "End of status")
+}

@@ -1,0 +1,102 @@
+//! PASV (RFC 959 §4.1.2) and EPSV (RFC 2428 §3).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use tokio::net::lookup_host;
+
+use crate::config::PassiveAddress;
+use crate::ftp::argument::{self, ArgumentError, Epsv};
+use crate::session::logged_in::LoggedIn;
+use crate::session::services::Services;
+use crate::transfer::endpoint::{DataEndpoint, DataMode, EndpointRules};
+use crate::transfer::passive::Awaited;
+
+use super::failure::CommandError;
+use super::{Argument, Step};
+
+pub(super) async fn pasv(
+    session: &mut LoggedIn,
+    services: &Services,
+    _argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    if session.parameters.only_extended_passive {
+        return Err(CommandError::Refused(501, "EPSV ALL was given, use EPSV"));
+    }
+    let address = announced(session, services).await?;
+    let port = open(session, services, DataMode::Pasv)?;
+    let [a, b, c, d] = address.octets();
+    let [high, low] = port.to_be_bytes();
+    Ok(Step::reply(227, format!("Entering Passive Mode ({a},{b},{c},{d},{high},{low}).")))
+}
+
+pub(super) async fn epsv(
+    session: &mut LoggedIn,
+    services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    let wanted = match argument::epsv(argument.optional()) {
+        Ok(wanted) => wanted,
+        Err(ArgumentError::Unsupported) => return Err(other_family(session)),
+        Err(error) => return Err(error.into()),
+    };
+    let local = session.front.local.ip();
+    let right = match wanted {
+        Epsv::All => {
+            session.parameters.only_extended_passive = true;
+            return Ok(Step::reply(200, "EPSV ALL noted"));
+        }
+        Epsv::Any => true,
+        Epsv::Ipv4 => local.is_ipv4(),
+        Epsv::Ipv6 => local.is_ipv6(),
+    };
+    if !right {
+        return Err(other_family(session));
+    }
+    let port = open(session, services, DataMode::Epsv)?;
+    Ok(Step::reply(229, format!("Entering Extended Passive Mode (|||{port}|)")))
+}
+
+/// RFC 2428 §3: data goes over the protocol of the control connection.
+fn other_family(session: &LoggedIn) -> CommandError {
+    if session.front.local.ip().is_ipv4() {
+        CommandError::Refused(522, "Network protocol not supported, use (1)")
+    } else {
+        CommandError::Refused(522, "Network protocol not supported, use (2)")
+    }
+}
+
+/// The address that 227 tells.
+async fn announced(session: &LoggedIn, services: &Services) -> Result<Ipv4Addr, CommandError> {
+    let address = match &services.passive_address {
+        PassiveAddress::Auto => Some(session.front.local.ip()),
+        PassiveAddress::Fixed(address) => Some(*address),
+        PassiveAddress::Name(name) => match lookup_host((name.as_str(), 0)).await {
+            Ok(mut found) => found.find(|address| address.is_ipv4()).map(|address| address.ip()),
+            Err(_) => return Err(CommandError::Refused(425, "The passive address cannot be resolved now, use EPSV")),
+        },
+    };
+    match address {
+        Some(IpAddr::V4(address)) if session.front.local.ip().is_ipv4() => Ok(address),
+        _ => Err(CommandError::Refused(522, "PASV is for IPv4 only, use EPSV (2)")),
+    }
+}
+
+fn open(session: &mut LoggedIn, services: &Services, mode: DataMode) -> Result<u16, CommandError> {
+    // RFC 959 §4.1.2: a new port replaces the one before, which is given back first.
+    session.endpoint = None;
+    let awaited =
+        if session.policy().data_peer_check { Awaited::From(session.front.peer.ip()) } else { Awaited::FromAnybody };
+    let reservation = services.passive.reserve(session.front.local.ip(), awaited)?;
+    let rules = EndpointRules {
+        tls: session.front.tls.clone(),
+        protection: session.front.protection.clone(),
+        mode,
+        resumption: session.policy().data_tls_resumption,
+        connect_timeout: services.timeouts.data_connect,
+        handshake_timeout: services.timeouts.tls_handshake,
+    };
+    let endpoint = DataEndpoint::passive(reservation, rules);
+    let port = endpoint.port();
+    session.endpoint = Some(endpoint);
+    Ok(port)
+}

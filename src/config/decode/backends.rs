@@ -1,0 +1,128 @@
+//! `backends`: the SFTP servers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::error::Problem;
+use super::super::load::Material;
+use super::super::raw::Node;
+use super::super::{Backend, HostPort, scalar};
+use super::Report;
+use super::cursor::Cursor;
+use super::fields::{is_empty_list, is_null, is_word};
+
+/// Most addresses of one backend: they are tried in order, each for `connect_timeout`.
+const MAX_ADDRESSES: usize = 16;
+/// The port of SSH (RFC 4253 §4.1).
+const SSH_PORT: u16 = 22;
+/// Shortest deadline: below it a loaded network alone fails logins.
+const MIN_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Every name that is written, with its backend where that is without mistakes.
+pub(super) type Backends = BTreeMap<String, Option<Arc<Backend>>>;
+
+/// `backends`
+pub(super) fn backends(cursor: &Cursor<'_>, report: &mut Report) -> Backends {
+    let entries = match cursor.node {
+        Node::Null => Vec::new(),
+        _ => match cursor.named(report) {
+            Some(entries) => entries,
+            None => return Backends::new(),
+        },
+    };
+    if entries.is_empty() {
+        cursor.wrong_with_hint("holds no backend", "name one, with an `address` and `known_hosts`", report);
+    }
+    let mut backends = Backends::new();
+    for (name, cursor) in entries {
+        if name.is_empty() || name.chars().any(char::is_control) {
+            cursor.wrong("is not a name", report);
+        }
+        let backend = backend(name, &cursor, report);
+        backends.insert(name.to_owned(), backend.map(Arc::new));
+    }
+    backends
+}
+
+fn backend(name: &str, cursor: &Cursor<'_>, report: &mut Report) -> Option<Backend> {
+    let mut fields = cursor.fields(report)?;
+    let address = fields.require("address", "the host and port of the SFTP server, such as sftp.internal:22");
+    let addresses = address.and_then(|cursor| addresses(&cursor, report));
+    let known_hosts_cursor = fields.take_some("known_hosts");
+    let known_hosts = known_hosts_cursor.as_ref().and_then(|cursor| {
+        let path = cursor.file(report)?;
+        report.materials.push(Material::KnownHosts { at: cursor.at.clone(), path: path.clone() });
+        Some(path)
+    });
+    let host_keys_cursor = fields.take("host_keys");
+    let host_keys = host_keys_cursor.as_ref().map(|cursor| host_keys(cursor, report));
+    let has_no_host_key = host_keys_cursor.is_none_or(|cursor| is_empty_list(cursor.node) || is_null(cursor.node));
+    let seconds = Duration::from_secs;
+    let mut duration =
+        |key, default| fields.or(key, default, report, |cursor, report| cursor.duration(MIN_TIMEOUT, report));
+    let keepalive = duration("keepalive", seconds(15));
+    let connect_timeout = duration("connect_timeout", seconds(10));
+    let request_timeout = duration("request_timeout", seconds(30));
+    fields.not_yet("algorithms", "modern", is_word("modern"), report);
+    fields.not_yet("connections", "per-session", is_word("per-session"), report);
+    fields.not_yet("idle_release", "null", is_null, report);
+    fields.not_yet("jump", "null", is_null, report);
+    fields.not_yet("quirks", "[]", is_empty_list, report);
+    if known_hosts_cursor.is_none() && has_no_host_key && !fields.is_misspelt(&["known_hosts", "host_keys"]) {
+        let hint = scan_hint(addresses.as_deref().unwrap_or_default());
+        report.problem(
+            Problem::new(format!("{}.known_hosts", cursor.at), "is missing, and so is `host_keys`").hint(hint),
+        );
+    }
+    fields.finish(report);
+    Some(Backend {
+        name: name.to_owned(),
+        addresses: addresses?,
+        known_hosts,
+        host_keys: host_keys.unwrap_or_default(),
+        keepalive,
+        connect_timeout,
+        request_timeout,
+    })
+}
+
+/// One address, or a list of them.
+fn addresses(cursor: &Cursor<'_>, report: &mut Report) -> Option<Vec<HostPort>> {
+    const EXPECTED: &str = "an address such as sftp.internal:22";
+    let one = |cursor: &Cursor<'_>, report: &mut Report| {
+        cursor.parsed(EXPECTED, |text| scalar::host_port(text, SSH_PORT), report)
+    };
+    if !matches!(cursor.node, Node::List(_)) {
+        return one(cursor, report).map(|address| vec![address]);
+    }
+    let items = cursor.list(EXPECTED, report)?;
+    if items.is_empty() {
+        cursor.wrong("holds no address", report);
+        return None;
+    }
+    if items.len() > MAX_ADDRESSES {
+        cursor.wrong(format!("holds more than {MAX_ADDRESSES} addresses"), report);
+        return None;
+    }
+    let addresses: Vec<_> = items.iter().map(|item| one(item, report)).collect();
+    addresses.into_iter().collect()
+}
+
+fn host_keys(cursor: &Cursor<'_>, report: &mut Report) -> Vec<[u8; 32]> {
+    if is_null(cursor.node) {
+        return Vec::new();
+    }
+    let items = cursor.list("a list of fingerprints", report).unwrap_or_default();
+    let fingerprint = |item: &Cursor<'_>| item.parsed("a fingerprint such as SHA256:…", scalar::fingerprint, report);
+    items.iter().filter_map(fingerprint).collect()
+}
+
+/// SECURITY: there is no setting that accepts any key, so the message says how to get the right one.
+fn scan_hint(addresses: &[HostPort]) -> String {
+    let (host, port) = addresses.first().map_or(("HOST", SSH_PORT), |address| (address.host.as_str(), address.port));
+    format!(
+        "`ssh-keyscan -p {port} {host} > known_hosts` asks the server for its keys; compare their fingerprints with \
+         its owner before you trust them. No setting accepts any key"
+    )
+}

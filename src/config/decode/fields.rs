@@ -1,0 +1,180 @@
+//! The keys of a mapping: each must be asked for, so that those nobody asked for are the unknown ones.
+
+use super::super::error::Problem;
+use super::super::raw::Node;
+use super::cursor::Cursor;
+use super::words::{listed, nearest};
+use super::{Report, entry_path};
+
+/// The keys of one mapping of the contract.
+pub(super) struct Fields<'n> {
+    at: String,
+    entries: Vec<Entry<'n>>,
+    known: Vec<&'static str>,
+    missing: Vec<(&'static str, String)>,
+    /// Secrets stand here, and a piece of one may have become a key.
+    holds_secrets: bool,
+}
+
+struct Entry<'n> {
+    key: &'n str,
+    cursor: Cursor<'n>,
+    is_known: bool,
+}
+
+impl<'n> Fields<'n> {
+    pub(super) fn new(at: String, entries: Vec<(&'n str, Cursor<'n>)>) -> Self {
+        let entries = entries.into_iter().map(|(key, cursor)| Entry { key, cursor, is_known: false }).collect();
+        Self { at, entries, known: Vec::new(), missing: Vec::new(), holds_secrets: false }
+    }
+
+    /// Keys of this mapping hold secrets.
+    pub(super) fn holding_secrets(mut self) -> Self {
+        self.holds_secrets = true;
+        self
+    }
+
+    /// The value of a key, where it is written.
+    pub(super) fn take(&mut self, key: &'static str) -> Option<Cursor<'n>> {
+        self.known.push(key);
+        let entry = self.entries.iter_mut().find(|entry| entry.key == key)?;
+        entry.is_known = true;
+        Some(entry.cursor.clone())
+    }
+
+    /// The value of a key that may be `null`, which is the same as leaving it out.
+    pub(super) fn take_some(&mut self, key: &'static str) -> Option<Cursor<'n>> {
+        self.take(key).filter(|cursor| !matches!(cursor.node, Node::Null))
+    }
+
+    /// The value of a key that must be there.
+    pub(super) fn require(&mut self, key: &'static str, hint: impl Into<String>) -> Option<Cursor<'n>> {
+        let cursor = self.take(key);
+        if cursor.is_none() {
+            self.missing.push((key, hint.into()));
+        }
+        cursor
+    }
+
+    /// What `decode` makes of a key; `default` where it is not written, or wrong (which `decode` reports).
+    pub(super) fn or<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        report: &mut Report,
+        decode: impl FnOnce(&Cursor<'n>, &mut Report) -> Option<T>,
+    ) -> T {
+        self.take(key).and_then(|cursor| decode(&cursor, report)).unwrap_or(default)
+    }
+
+    /// A key of the contract whose capability does not exist yet: only its default is accepted.
+    pub(super) fn not_yet(
+        &mut self,
+        key: &'static str,
+        default: &str,
+        is_default: impl FnOnce(&Node) -> bool,
+        report: &mut Report,
+    ) {
+        if let Some(cursor) = self.take(key)
+            && !is_default(cursor.node)
+        {
+            let hint = format!("leave the key out, or keep its default: {default}");
+            cursor.wrong_with_hint("not supported yet", hint, report);
+        }
+    }
+
+    /// The known key that was probably meant, and whether it is near. One that is there already is less likely.
+    fn meant(&self, key: &str) -> Option<(&'static str, bool)> {
+        let known = || self.known.iter().copied();
+        let is_absent = |known: &&str| !self.entries.iter().any(|entry| entry.key == *known);
+        nearest(key, known().filter(is_absent)).filter(|(_, is_near)| *is_near).or_else(|| nearest(key, known()))
+    }
+
+    /// Does an unknown key look like one of these? Then they are not missing, and the unknown key is the mistake.
+    pub(super) fn is_misspelt(&self, keys: &[&str]) -> bool {
+        let mut unknown = self.entries.iter().filter(|entry| !entry.is_known);
+        unknown.any(|entry| matches!(self.meant(entry.key), Some((word, true)) if keys.contains(&word)))
+    }
+
+    /// Reports the keys nobody asked for, and those that are missing.
+    pub(super) fn finish(self, report: &mut Report) {
+        let mut renamed = Vec::new();
+        for entry in self.entries.iter().filter(|entry| !entry.is_known) {
+            // SECURITY: without quotes, `{password: one,two}` has a key `two`: not to be told.
+            if self.holds_secrets && (is_null(entry.cursor.node) || !is_ordinary_key(entry.key)) {
+                report.problem(
+                    Problem::new(self.at.as_str(), "unknown key, not shown: it may be a piece of a secret")
+                        .hint("write values that hold a comma in quotes"),
+                );
+                continue;
+            }
+            let problem = Problem::new(entry.cursor.at.as_str(), "unknown key");
+            report.problem(match self.meant(entry.key) {
+                Some((word, true)) => {
+                    renamed.push(word);
+                    problem.hint(format!("did you mean `{word}`?"))
+                }
+                Some((word, false)) => problem.hint(format!(
+                    "the nearest known key is `{word}`, and all are {}",
+                    listed(self.known.iter().copied())
+                )),
+                None => problem,
+            });
+        }
+        for (key, hint) in self.missing {
+            // A required key that is only misspelt is one mistake, and already reported.
+            if !renamed.contains(&key) {
+                report.problem(Problem::new(entry_path(&self.at, key), "is missing").hint(hint));
+            }
+        }
+    }
+}
+
+fn is_ordinary_key(key: &str) -> bool {
+    key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+pub(super) fn is_null(node: &Node) -> bool {
+    matches!(node, Node::Null)
+}
+
+pub(super) fn is_empty_list(node: &Node) -> bool {
+    matches!(node, Node::List(items) if items.is_empty())
+}
+
+pub(super) fn is_flag(flag: bool) -> impl Fn(&Node) -> bool {
+    move |node| match node {
+        Node::Flag(value) => *value == flag,
+        Node::Text(text) if text.is_replaced() => text.value() == Some(if flag { "true" } else { "false" }),
+        _ => is_broken(node),
+    }
+}
+
+pub(super) fn is_number(number: i128) -> impl Fn(&Node) -> bool {
+    move |node| match node {
+        Node::Integer(value) => *value == number,
+        Node::Text(text) if text.is_replaced() => text.value().and_then(|value| value.parse().ok()) == Some(number),
+        _ => is_broken(node),
+    }
+}
+
+pub(super) fn is_word(word: &str) -> impl Fn(&Node) -> bool {
+    move |node| match node {
+        Node::Text(text) => text.value().is_none_or(|value| value == word),
+        Node::Flag(false) => word == "off",
+        _ => false,
+    }
+}
+
+/// A list of exactly these words, in any order.
+pub(super) fn are_words(words: &[&str]) -> impl Fn(&Node) -> bool {
+    move |node| match node {
+        Node::List(items) => items.len() == words.len() && words.iter().all(|word| items.iter().any(is_word(word))),
+        _ => false,
+    }
+}
+
+/// Its reference did not resolve: that is the one mistake to report.
+fn is_broken(node: &Node) -> bool {
+    matches!(node, Node::Text(text) if text.value().is_none())
+}

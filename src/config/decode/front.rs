@@ -1,0 +1,200 @@
+//! What clients meet: `listeners`, `tls`, `passive`, `active`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use super::super::error::Problem;
+use super::super::load::Material;
+use super::super::raw::Node;
+use super::super::scalar::{self, Wrong};
+use super::super::{Certificate, Listener, Passive, PassiveAddress, Tls, TlsMode, TlsVersion, files};
+use super::cursor::Cursor;
+use super::fields::{is_empty_list, is_flag, is_null, is_word};
+use super::{Report, item_path};
+
+/// Most listeners: each is a task and a socket, and a metric label.
+const MAX_LISTENERS: usize = 64;
+/// Longest listener name: it is a metric label.
+const MAX_LISTENER_NAME: usize = 64;
+
+/// `listeners`, each with its key path.
+pub(super) fn listeners(cursor: Option<Cursor<'_>>, report: &mut Report) -> Vec<(String, Listener)> {
+    let Some(cursor) = cursor else {
+        return [TlsMode::Explicit, TlsMode::Implicit]
+            .into_iter()
+            .enumerate()
+            .map(|(index, tls)| (item_path("listeners", index), default_listener(tls)))
+            .collect();
+    };
+    let items = cursor.list("a list of listeners", report).unwrap_or_default();
+    if items.is_empty() && matches!(cursor.node, Node::List(_)) {
+        cursor.wrong_with_hint("holds no listener", "leave the key out for the default ones", report);
+    }
+    if items.len() > MAX_LISTENERS {
+        cursor.wrong(format!("holds more than {MAX_LISTENERS} listeners"), report);
+    }
+    let mut listeners: Vec<(String, Listener)> = Vec::new();
+    for item in items.into_iter().take(MAX_LISTENERS) {
+        let Some(listener) = listener(&item, report) else { continue };
+        if let Some((at, _)) = listeners.iter().find(|(_, other)| other.name == listener.name) {
+            let what = format!("`{}` is the name of {at} too", listener.name);
+            report
+                .problem(Problem::new(format!("{}.name", item.at), what).hint("give each listener a name of its own"));
+        }
+        listeners.push((item.at, listener));
+    }
+    listeners
+}
+
+fn listener(cursor: &Cursor<'_>, report: &mut Report) -> Option<Listener> {
+    let mut fields = cursor.fields(report)?;
+    let modes = [("explicit", TlsMode::Explicit), ("implicit", TlsMode::Implicit)];
+    let tls = fields.or("tls", TlsMode::Explicit, report, |cursor, report| cursor.choice(&modes, report));
+    let default = default_listener(tls);
+    let name = fields.or("name", default.name, report, |cursor, report| cursor.parsed("a name", listener_name, report));
+    let address = fields.or("address", default.address, report, |cursor, report| {
+        cursor.parsed("an address such as 0.0.0.0:2121", scalar::socket_address, report)
+    });
+    fields.not_yet("proxy_protocol", "\"off\"", is_word("off"), report);
+    fields.finish(report);
+    Some(Listener { name, address, tls })
+}
+
+fn default_listener(tls: TlsMode) -> Listener {
+    let (name, port) = match tls {
+        TlsMode::Explicit => ("explicit", 2121),
+        TlsMode::Implicit => ("implicit", 2990),
+    };
+    Listener { name: name.to_owned(), address: SocketAddr::from(([0, 0, 0, 0], port)), tls }
+}
+
+fn listener_name(text: &str) -> Result<String, Wrong> {
+    let is_name = (1..=MAX_LISTENER_NAME).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if is_name { Ok(text.to_owned()) } else { Err(Wrong::Form(Some("1 to 64 letters, digits, -, _ or ."))) }
+}
+
+/// `tls`
+pub(super) fn tls(cursor: Option<Cursor<'_>>, report: &mut Report) -> Tls {
+    let mut tls = Tls { certificates: Vec::new(), min_version: TlsVersion::Tls12, require_control: true };
+    let absent = Node::Null;
+    let cursor = cursor.unwrap_or(Cursor { node: &absent, at: "tls".to_owned() });
+    let Some(mut fields) = cursor.fields(report) else { return tls };
+    tls.certificates = match fields.take("certificates") {
+        Some(cursor) => certificates(&cursor, report),
+        None => default_certificate(report),
+    };
+    let versions = [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
+    tls.min_version =
+        fields.or("min_version", tls.min_version, report, |cursor, report| cursor.choice(&versions, report));
+    tls.require_control = fields.or("require_control", tls.require_control, report, Cursor::flag);
+    fields.not_yet("client_certificates", "\"off\"", is_word("off"), report);
+    fields.not_yet("client_ca", "null", is_null, report);
+    fields.not_yet("client_crl", "null", is_null, report);
+    fields.finish(report);
+    tls
+}
+
+fn certificates(cursor: &Cursor<'_>, report: &mut Report) -> Vec<Certificate> {
+    let items = cursor.list("a list of certificates", report).unwrap_or_default();
+    if items.is_empty() && matches!(cursor.node, Node::List(_)) {
+        cursor.wrong_with_hint(
+            "holds no certificate",
+            "FTPS needs one: {certificate: /tls/tls.crt, key: /tls/tls.key}",
+            report,
+        );
+    }
+    items.iter().filter_map(|item| certificate(item, report)).collect()
+}
+
+fn certificate(cursor: &Cursor<'_>, report: &mut Report) -> Option<Certificate> {
+    let mut fields = cursor.fields(report)?;
+    let certificate = fields.require("certificate", "a PEM file, the server's own certificate first");
+    let key = fields.require("key", "the PEM file of the certificate's private key");
+    let certificate = certificate.and_then(|cursor| cursor.file(report));
+    let key = key.and_then(|cursor| cursor.file(report));
+    fields.finish(report);
+    Some(with_material(cursor.at.clone(), certificate?, key?, report))
+}
+
+fn default_certificate(report: &mut Report) -> Vec<Certificate> {
+    let (certificate, key) = (PathBuf::from("/tls/tls.crt"), PathBuf::from("/tls/tls.key"));
+    let at = item_path("tls.certificates", 0);
+    let mut is_there = true;
+    for (name, path) in [("certificate", &certificate), ("key", &key)] {
+        if let Err((reason, _)) = files::check(path) {
+            is_there = false;
+            report.problem(
+                Problem::new(format!("{at}.{name}"), format!("{reason}: `{}`, the default", path.display()))
+                    .hint("put it there, or name your own in `tls.certificates`"),
+            );
+        }
+    }
+    if is_there { vec![with_material(at, certificate, key, report)] } else { Vec::new() }
+}
+
+fn with_material(at: String, certificate: PathBuf, key: PathBuf, report: &mut Report) -> Certificate {
+    report.materials.push(Material::Certificate { at, certificate: certificate.clone(), key: key.clone() });
+    Certificate { certificate, key }
+}
+
+/// `passive`
+pub(super) fn passive(cursor: Option<Cursor<'_>>, report: &mut Report) -> Passive {
+    let mut passive = Passive { ports: 30000..=30047, address: PassiveAddress::Auto, shared: true };
+    let Some(mut fields) = cursor.and_then(|cursor| cursor.fields(report)) else { return passive };
+    passive.ports = fields.or("ports", passive.ports, report, |cursor, report| {
+        const EXPECTED: &str = "a range of ports such as 30000-30047";
+        match cursor.node {
+            Node::Integer(port) => cursor.accept(scalar::port_range(&port.to_string()), EXPECTED, report),
+            _ => cursor.parsed(EXPECTED, scalar::port_range, report),
+        }
+    });
+    passive.address = fields.or("address", passive.address, report, |cursor, report| {
+        cursor.parsed("auto, an IPv4 address or a DNS name", scalar::passive_address, report)
+    });
+    passive.shared = fields.or("shared", passive.shared, report, Cursor::flag);
+    fields.not_yet("overrides", "[]", is_empty_list, report);
+    fields.not_yet("proxy_protocol", "\"off\"", is_word("off"), report);
+    fields.finish(report);
+    passive
+}
+
+/// `active`
+pub(super) fn active(cursor: Option<Cursor<'_>>, report: &mut Report) {
+    let Some(mut fields) = cursor.and_then(|cursor| cursor.fields(report)) else { return };
+    fields.not_yet("enabled", "false", is_flag(false), report);
+    fields.finish(report);
+}
+
+/// No two sockets may want one port of one address: the second would fail to bind, perhaps only under load.
+pub(super) fn check_addresses(
+    listeners: &[(String, Listener)],
+    passive: &Passive,
+    admin: Option<SocketAddr>,
+    report: &mut Report,
+) {
+    let admin = admin.map(|address| ("admin".to_owned(), address));
+    let mut taken: Vec<(String, SocketAddr)> = Vec::new();
+    for (at, address) in listeners.iter().map(|(at, listener)| (at.clone(), listener.address)).chain(admin) {
+        if let Some((other, _)) = taken.iter().find(|(_, other)| clash(*other, address)) {
+            report.problem(
+                Problem::new(format!("{at}.address"), format!("`{address}` is taken by {other} already"))
+                    .hint("choose another port"),
+            );
+        }
+        if passive.ports.contains(&address.port()) {
+            let (first, last) = (passive.ports.start(), passive.ports.end());
+            let what = format!("port {} lies in passive.ports, {first}-{last}", address.port());
+            report.problem(Problem::new(format!("{at}.address"), what).hint("choose a port outside that range"));
+        }
+        taken.push((at, address));
+    }
+}
+
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, narrow: IpAddr| wide.is_unspecified() && wide.is_ipv4() == narrow.is_ipv4();
+    // Port 0 is another free port each time.
+    one.port() == other.port()
+        && one.port() != 0
+        && (one.ip() == other.ip() || covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
+}

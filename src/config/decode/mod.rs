@@ -1,0 +1,132 @@
+//! From the tree of values to the typed configuration: every mistake is reported, none ends the walk.
+//!
+//! A [`Cursor`] is a value and its key path, [`fields::Fields`] are the keys of a mapping, and there is a module for
+//! each part of the contract.
+
+mod backends;
+mod cursor;
+mod fields;
+mod front;
+mod policy;
+mod process;
+mod users;
+mod words;
+
+use std::path::{Path, PathBuf};
+
+use self::cursor::Cursor;
+use self::fields::is_empty_list;
+use super::Config;
+use super::error::Problem;
+use super::load::Material;
+use super::raw::Node;
+
+/// Longest piece of a value that a message repeats.
+const MAX_SHOWN: usize = 80;
+
+/// The whole configuration; `None` where something needed is missing or wrong, which is in `report` then.
+pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> {
+    let root = Cursor { node: root, at: String::new() };
+    let mut fields = root.fields(report)?;
+    let listeners = front::listeners(fields.take("listeners"), report);
+    let tls = front::tls(fields.take("tls"), report);
+    let passive = front::passive(fields.take("passive"), report);
+    front::active(fields.take("active"), report);
+    fields.not_yet("trusted_proxies", "[]", is_empty_list, report);
+    let backends = fields
+        .require("backends", "the SFTP servers by name, each with an `address` and `known_hosts`")
+        .map(|cursor| backends::backends(&cursor, report));
+    let users = fields.require("users", "who may log in, by name, each with a `backend` and a `login`");
+    let policy_cursor = fields.take("policy");
+    policy::warn(policy_cursor.as_ref(), report);
+    let policy = policy::policy(policy_cursor, &policy::default(), report);
+    let limits = process::limits(fields.take("limits"), report);
+    let timeouts = process::timeouts(fields.take("timeouts"), report);
+    let shutdown = process::shutdown(fields.take("shutdown"), report);
+    let admin = process::admin(fields.take("admin"), report);
+    let log = process::log(fields.take("log"), report);
+    process::audit(fields.take("audit"), report);
+    let users = users.map(|cursor| users::users(&cursor, backends.as_ref(), &policy, report));
+    fields.finish(report);
+    front::check_addresses(&listeners, &passive, admin, report);
+
+    let (users, any_user) = users??;
+    Some(Config {
+        listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
+        tls,
+        passive,
+        backends: backends?.into_iter().filter_map(|(name, backend)| Some((name, backend?))).collect(),
+        users,
+        any_user,
+        limits,
+        timeouts,
+        shutdown,
+        admin,
+        log,
+    })
+}
+
+/// What a walk found: mistakes, warnings, files.
+pub(super) struct Report {
+    base: PathBuf,
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<Problem>,
+    pub(super) materials: Vec<Material>,
+}
+
+impl Report {
+    /// Relative paths begin at `base`.
+    pub(super) fn new(base: &Path) -> Self {
+        Self { base: base.to_owned(), problems: Vec::new(), warnings: Vec::new(), materials: Vec::new() }
+    }
+
+    pub(super) fn base(&self) -> &Path {
+        &self.base
+    }
+
+    pub(super) fn problem(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
+    fn warn(&mut self, at: &str, what: &str) {
+        self.warnings.push(Problem::new(at, what));
+    }
+}
+
+/// `users.acme`, `users."*"`: the key path of an entry.
+pub(super) fn entry_path(at: &str, key: &str) -> String {
+    let is_plain = !key.is_empty()
+        && key.len() <= MAX_SHOWN
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-@".contains(&byte));
+    let key = if is_plain { key.to_owned() } else { format!("\"{}\"", shortened(key)) };
+    if at.is_empty() { key } else { format!("{at}.{key}") }
+}
+
+/// `listeners[0]`: the key path of an item.
+pub(super) fn item_path(at: &str, index: usize) -> String {
+    format!("{at}[{index}]")
+}
+
+/// `text` on one line, in printable characters, and not too long.
+fn shortened(text: &str) -> String {
+    let mut characters = text.chars();
+    let mut short: String = characters.by_ref().take(MAX_SHOWN).flat_map(char::escape_debug).collect();
+    if characters.next().is_some() {
+        short.push('…');
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_paths() {
+        assert_eq!(entry_path("users", "acme"), "users.acme");
+        assert_eq!(entry_path("", "tls"), "tls");
+        assert_eq!(entry_path("users", "*"), "users.\"*\"");
+        assert_eq!(entry_path("users", "a.b\n\u{1b}"), "users.\"a.b\\n\\u{1b}\"");
+        assert_eq!(item_path("listeners", 1), "listeners[1]");
+    }
+}

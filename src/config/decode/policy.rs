@@ -1,0 +1,82 @@
+//! `policy`: how transfers and names are treated, for everyone and again per user.
+
+use super::super::raw::{Key, Node};
+use super::super::{AsciiMode, Policy, Resumption, Symlinks, UploadMode, scalar};
+use super::Report;
+use super::cursor::Cursor;
+use super::fields::{are_words, is_empty_list, is_flag, is_number, is_word};
+
+/// The default of every key.
+pub(super) fn default() -> Policy {
+    Policy {
+        data_tls_required: true,
+        data_tls_resumption: Resumption::Prefer,
+        data_peer_check: true,
+        upload: UploadMode::Atomic,
+        upload_eof_strict: true,
+        fsync: true,
+        ascii: AsciiMode::Convert,
+        symlinks: Symlinks::Inside,
+        umask: 0o022,
+    }
+}
+
+/// What is accepted and has no effect yet.
+pub(super) fn warn(cursor: Option<&Cursor<'_>>, report: &mut Report) {
+    let is_off = |(key, value): &(Key, Node)| matches!(key, Key::Text(key) if key == "hash") && is_empty_list(value);
+    if !matches!(cursor.map(|cursor| cursor.node), Some(Node::Mapping(entries)) if entries.iter().any(is_off)) {
+        report.warn("policy.hash", "is accepted but has no effect yet: HASH and the X… digest commands do not exist");
+    }
+}
+
+/// The keys that are written, over `defaults`.
+pub(super) fn policy(cursor: Option<Cursor<'_>>, defaults: &Policy, report: &mut Report) -> Policy {
+    let mut policy = defaults.clone();
+    let Some(mut fields) = cursor.and_then(|cursor| cursor.fields(report)) else { return policy };
+    policy.data_tls_required = fields.or("data_tls", policy.data_tls_required, report, |cursor, report| {
+        cursor.choice(&[("required", true), ("optional", false)], report)
+    });
+    policy.data_tls_resumption =
+        fields.or("data_tls_resumption", policy.data_tls_resumption, report, |cursor, report| {
+            let choices = [("off", Resumption::Off), ("prefer", Resumption::Prefer), ("require", Resumption::Require)];
+            cursor.choice(&choices, report)
+        });
+    policy.data_peer_check = fields.or("data_peer_check", policy.data_peer_check, report, Cursor::flag);
+    policy.upload = fields.or("upload", policy.upload, report, |cursor, report| {
+        cursor.choice(&[("atomic", UploadMode::Atomic), ("direct", UploadMode::Direct)], report)
+    });
+    policy.upload_eof_strict = fields.or("upload_eof", policy.upload_eof_strict, report, |cursor, report| {
+        cursor.choice(&[("strict", true), ("lax", false)], report)
+    });
+    policy.fsync = fields.or("fsync", policy.fsync, report, Cursor::flag);
+    policy.ascii = fields.or("ascii", policy.ascii, report, |cursor, report| {
+        let choices = [("convert", AsciiMode::Convert), ("binary", AsciiMode::Binary), ("refuse", AsciiMode::Refuse)];
+        cursor.choice(&choices, report)
+    });
+    policy.symlinks = fields.or("symlinks", policy.symlinks, report, |cursor, report| {
+        if is_word("hide")(cursor.node) && matches!(cursor.node, Node::Text(_)) {
+            cursor.wrong_with_hint("`hide` is not supported yet", "use `inside`, the default, or `follow`", report);
+            return None;
+        }
+        cursor.choice(&[("inside", Symlinks::Inside), ("follow", Symlinks::Follow)], report)
+    });
+    policy.umask = fields.or("umask", policy.umask, report, |cursor, report| {
+        const EXPECTED: &str = "octal digits in quotes, such as \"022\"";
+        if matches!(cursor.node, Node::Integer(_) | Node::Float(_)) {
+            // To one YAML library 22 and 0o22 are numbers, to another 022 is eighteen: only text says what is meant.
+            cursor.wrong_with_hint(format!("expected {EXPECTED}, found a number"), "write it in quotes", report);
+            return None;
+        }
+        cursor.parsed(EXPECTED, scalar::umask, report)
+    });
+    fields.not_yet("broken_upload", "discard", is_word("discard"), report);
+    fields.not_yet("upload_streams", "1", is_number(1), report);
+    fields.not_yet("charset", "utf-8", is_word("utf-8"), report);
+    fields.not_yet("list_time_zone", "UTC", is_word("UTC"), report);
+    fields.not_yet("list_style", "unix", is_word("unix"), report);
+    let is_default_hash = |node: &Node| is_empty_list(node) || are_words(&["SHA-256", "SHA-1", "MD5", "CRC32"])(node);
+    fields.not_yet("hash", "[SHA-256, SHA-1, MD5, CRC32]", is_default_hash, report);
+    fields.not_yet("ccc", "false", is_flag(false), report);
+    fields.finish(report);
+    policy
+}

@@ -1,0 +1,83 @@
+//! The control connection's bytes: in clear, or under TLS; and the one way from the first to the second.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::server::TlsStream;
+
+use crate::tls::Secured;
+
+/// A control connection.
+#[derive(Debug)]
+pub enum ControlStream<S> {
+    /// In clear.
+    Clear(S),
+    /// Under TLS.
+    Tls(Box<TlsStream<S>>),
+    /// A handshake failed; nothing can be read or written any more.
+    Broken,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ControlStream<S> {
+    /// Puts a connection under TLS.
+    ///
+    /// SECURITY: takes the stream and nothing else: no byte read in clear can get past this point (RFC 4217 §4, the
+    /// STARTTLS injection class of CVE-2011-1575). The caller ends the session when any byte is waiting.
+    ///
+    /// # Errors
+    /// When the handshake fails, does not finish in time, or TLS is there already.
+    pub async fn upgrade(&mut self, config: Arc<ServerConfig>, patience: Duration) -> io::Result<Secured> {
+        let Self::Clear(stream) = std::mem::replace(self, Self::Broken) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the control connection is under TLS already"));
+        };
+        let stream = timeout(patience, TlsAcceptor::from(config).accept(stream))
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
+        let secured = Secured::of(stream.get_ref().1);
+        *self = Self::Tls(Box::new(stream));
+        Ok(secured)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ControlStream<S> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Clear(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Broken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ControlStream<S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Clear(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Broken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Clear(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Self::Broken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Clear(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Broken => Poll::Ready(Ok(())),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! A user's root: the only way from the paths a client sees to the paths the SFTP server sees.
+
+use tokio::sync::OnceCell;
+
+use crate::config::{Symlinks, User};
+use crate::ftp::path::VirtualPath;
+use crate::sftp::{BackendPath, Session, SftpError, StatusCode};
+
+/// Does the operation follow a symbolic link in the last component?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// It does (RETR, CWD, LIST …): the whole path must stay inside.
+    Last,
+    /// It acts on the name itself (DELE, RNFR …): only the directory must be inside.
+    Parent,
+}
+
+/// Why a path may not be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RootError {
+    /// A symbolic link leads out of the root.
+    #[error("the path leads out of the user's root")]
+    Outside,
+    /// The backend could not be asked, or said no.
+    #[error(transparent)]
+    Sftp(#[from] SftpError),
+}
+
+/// The directory of the backend that a user sees as `/`.
+#[derive(Debug)]
+pub struct Root {
+    /// Without a trailing slash: empty for the backend's own root.
+    prefix: Vec<u8>,
+    /// `symlinks: inside` below another root than `/`.
+    confined: bool,
+    /// What the prefix really is; asked once.
+    real: OnceCell<BackendPath>,
+}
+
+impl Root {
+    /// The root of a user entry.
+    pub fn new(user: &User) -> Self {
+        let mut prefix = user.root.clone();
+        while prefix.last() == Some(&b'/') {
+            prefix.pop();
+        }
+        let confined = user.policy.symlinks == Symlinks::Inside && !prefix.is_empty();
+        Self { prefix, confined, real: OnceCell::new() }
+    }
+
+    /// Where a path is on the backend.
+    ///
+    /// SECURITY: a `VirtualPath` is absolute and holds no `..`, so the result is below the root, lexically.
+    pub fn locate(&self, path: &VirtualPath) -> BackendPath {
+        if path.is_root() && !self.prefix.is_empty() {
+            return BackendPath::from_bytes(self.prefix.clone());
+        }
+        let mut located = self.prefix.clone();
+        located.extend_from_slice(path.as_bytes());
+        BackendPath::from_bytes(located)
+    }
+
+    /// What the client sees of a path that the backend told; `None` outside the root.
+    pub fn show(&self, path: &BackendPath) -> Option<VirtualPath> {
+        let below = strip(path.as_bytes(), &self.prefix)?;
+        if below.is_empty() { Some(VirtualPath::root()) } else { VirtualPath::root().resolve(below).ok() }
+    }
+
+    /// Checks with the backend that no symbolic link leads out of the root.
+    ///
+    /// SECURITY: the backend may change between this check and the use (there is no `openat` in SFTP); where users
+    /// can make links by other ways, let the backend confine them (OpenSSH's ChrootDirectory).
+    ///
+    /// # Errors
+    /// [`RootError::Outside`], or what REALPATH said.
+    pub async fn check(&self, sftp: &Session, path: &BackendPath, follow: Follow) -> Result<(), RootError> {
+        if !self.confined || path.as_bytes() == self.prefix {
+            return Ok(());
+        }
+        let real_root = self.real.get_or_try_init(|| sftp.real_path(&self.prefix)).await?;
+        let real = match follow {
+            Follow::Parent => sftp.real_path(path.parent().as_bytes()).await?,
+            Follow::Last => match sftp.real_path(path.as_bytes()).await {
+                // What does not exist cannot lead anywhere; its directory can.
+                Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => {
+                    sftp.real_path(path.parent().as_bytes()).await?
+                }
+                other => other?,
+            },
+        };
+        strip(real.as_bytes(), real_root.as_bytes()).map(|_| ()).ok_or(RootError::Outside)
+    }
+}
+
+/// What is left of `path` below `root`, segment-wise.
+fn strip<'a>(path: &'a [u8], root: &[u8]) -> Option<&'a [u8]> {
+    let root = root.strip_suffix(b"/").unwrap_or(root);
+    path.strip_prefix(root).filter(|below| below.is_empty() || below.starts_with(b"/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_begins_like_the_root_is_not_below_it() {
+        assert_eq!(strip(b"/srv/acme/in", b"/srv/acme"), Some(&b"/in"[..]));
+        assert_eq!(strip(b"/srv/acme", b"/srv/acme"), Some(&b""[..]));
+        assert_eq!(strip(b"/srv/acme-other", b"/srv/acme"), None);
+        assert_eq!(strip(b"/srv", b"/"), Some(&b"/srv"[..]));
+    }
+}

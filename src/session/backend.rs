@@ -1,0 +1,122 @@
+//! The backend of one session: an SSH connection with a channel for names and one for bulk data, made again when lost.
+
+use std::sync::Arc;
+
+use crate::sftp::{self, BackendPath, SftpError};
+use crate::ssh::{ConnectError, Connection, Credentials, Target};
+
+/// Temporary files to remove after a reconnect; more are left to the sweep of stale ones.
+const MAX_LEFT_BEHIND: usize = 64;
+
+/// Why the backend could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// There is no connection to it.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// It answered with an error, or not at all.
+    #[error(transparent)]
+    Sftp(#[from] SftpError),
+}
+
+/// The backend of one logged-in user.
+#[derive(Debug)]
+pub struct BackendLink {
+    target: Arc<Target>,
+    credentials: Credentials,
+    connection: Connection,
+    names: sftp::Session,
+    bulk: Option<sftp::Session>,
+    left_behind: Vec<BackendPath>,
+}
+
+impl BackendLink {
+    /// Connects, logs in and opens the channel for names.
+    ///
+    /// # Errors
+    /// What [`Connection::open`] says.
+    pub async fn open(target: Arc<Target>, credentials: Credentials) -> Result<Self, ConnectError> {
+        let connection = Connection::open(&target, &credentials).await?;
+        let names = connection.open_sftp().await?;
+        Ok(Self { target, credentials, connection, names, bulk: None, left_behind: Vec::new() })
+    }
+
+    /// Name of the backend in the configuration.
+    pub fn name(&self) -> &str {
+        &self.target.backend().name
+    }
+
+    /// The channel for names, over a new connection where the old one was lost.
+    ///
+    /// # Errors
+    /// When the backend cannot be reached again.
+    pub async fn names(&mut self) -> Result<sftp::Session, ConnectError> {
+        if self.names.is_lost() || self.connection.is_lost() {
+            self.reconnect().await?;
+        }
+        Ok(self.names.clone())
+    }
+
+    /// The channel for bulk data; opened with the first transfer.
+    ///
+    /// # Errors
+    /// When the backend cannot be reached again.
+    pub async fn bulk(&mut self) -> Result<sftp::Session, ConnectError> {
+        let names = self.names().await?;
+        if let Some(bulk) = self.bulk.as_ref().filter(|bulk| !bulk.is_lost()) {
+            return Ok(bulk.clone());
+        }
+        // A server that allows one channel per connection carries both over it.
+        let bulk = self.connection.open_sftp().await.unwrap_or(names);
+        Ok(self.bulk.insert(bulk).clone())
+    }
+
+    /// Carries out an operation that may be done twice. When the connection turns out to be lost, it is made again and
+    /// the operation repeated, once.
+    ///
+    /// # Errors
+    /// What the backend says, or that it cannot be reached.
+    pub async fn repeatable<T, F>(&mut self, operation: impl Fn(sftp::Session) -> F) -> Result<T, BackendError>
+    where
+        F: Future<Output = Result<T, SftpError>>,
+    {
+        let names = self.names().await?;
+        match operation(names).await {
+            Err(SftpError::Lost(_)) => {
+                self.reconnect().await?;
+                Ok(operation(self.names.clone()).await?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Remembers a temporary file that could not be removed; it goes with the next connection.
+    pub fn leave_behind(&mut self, path: BackendPath) {
+        if self.left_behind.len() < MAX_LEFT_BEHIND {
+            self.left_behind.push(path);
+        }
+    }
+
+    /// Ends the session on the backend.
+    pub async fn close(self) {
+        self.connection.close().await;
+    }
+
+    async fn reconnect(&mut self) -> Result<(), ConnectError> {
+        let connection = Connection::open(&self.target, &self.credentials).await?;
+        self.names = connection.open_sftp().await?;
+        self.connection = connection;
+        self.bulk = None;
+        let left_behind = std::mem::take(&mut self.left_behind);
+        if !left_behind.is_empty() {
+            let names = self.names.clone();
+            tokio::spawn(async move {
+                for path in left_behind {
+                    // It may be gone already: its removal may have been carried out and not been answered.
+                    let _ = names.remove(&path).await;
+                }
+            });
+        }
+        Ok(())
+    }
+}

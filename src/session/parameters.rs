@@ -1,0 +1,21 @@
+//! Transfer parameters (RFC 959 §4.1.2) and the listing facts in force (RFC 3659 §7.9).
+
+use crate::ftp::argument::TransferType;
+use crate::ftp::facts::FactSelection;
+
+/// They persist over transfers.
+#[derive(Debug, Clone)]
+pub struct Parameters {
+    /// TYPE; ASCII until the client says otherwise.
+    pub transfer_type: TransferType,
+    /// OPTS MLST.
+    pub facts: FactSelection,
+    /// EPSV ALL was given: no other way to a data connection is taken any more (RFC 2428 §4).
+    pub only_extended_passive: bool,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self { transfer_type: TransferType::Ascii, facts: FactSelection::default(), only_extended_passive: false }
+    }
+}

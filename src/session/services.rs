@@ -1,0 +1,43 @@
+//! What all sessions share: read-only after start, or with its own small lock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::config::{Limits, PassiveAddress, Timeouts, User};
+use crate::identity::SessionSlots;
+use crate::identity::account::Accounts;
+use crate::ssh::{PrivateKey, Target};
+use crate::tls::ServerTls;
+use crate::transfer::passive::PassivePorts;
+
+/// Shared by all sessions of the process.
+#[derive(Debug)]
+pub struct Services {
+    /// Who may come in.
+    pub accounts: Accounts,
+    /// Backends by name, with their host keys.
+    pub targets: HashMap<String, Arc<Target>>,
+    /// Private keys by user entry.
+    pub private_keys: HashMap<String, Arc<PrivateKey>>,
+    /// Certificates.
+    pub tls: ServerTls,
+    /// USER and PASS only under TLS.
+    pub require_control_tls: bool,
+    /// Passive ports.
+    pub passive: Arc<PassivePorts>,
+    /// The address told in reply 227.
+    pub passive_address: PassiveAddress,
+    /// Sessions counted in all, by address and by user.
+    pub slots: SessionSlots,
+    /// Bounds.
+    pub limits: Limits,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+}
+
+impl Services {
+    /// The backend of a user entry.
+    pub fn target(&self, user: &User) -> Option<Arc<Target>> {
+        self.targets.get(&user.backend.name).cloned()
+    }
+}

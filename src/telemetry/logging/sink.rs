@@ -1,0 +1,181 @@
+//! Where log lines go: a bounded queue and one thread that writes.
+//!
+//! Standard error may be a pipe that nobody reads. A line that finds the queue full is dropped and counted, so the
+//! gateway never waits for its own log.
+
+use std::fmt;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use tracing::Level;
+
+use super::record::{self, Fields, Form};
+use crate::telemetry::metrics;
+
+/// Lines that may wait. At some 300 bytes each about a megabyte, and a second or two of a busy gateway's log.
+pub const QUEUE: usize = 4096;
+
+/// Bytes written with one system call when lines have piled up.
+const BATCH: usize = 64 * 1024;
+
+/// How long the end of the process waits for the last lines: a sink that is stuck must not hold the exit up.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
+
+/// The sending end; cheap to clone.
+#[derive(Clone)]
+pub struct Sink {
+    queue: SyncSender<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Writes out what is queued when dropped.
+pub struct Flush(SyncSender<Message>);
+
+enum Message {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+/// Starts the thread that writes to `output`.
+///
+/// # Errors
+///
+/// The thread cannot be started.
+pub fn start(output: impl Write + Send + 'static, form: Form) -> std::io::Result<(Sink, Flush)> {
+    let (queue, lines) = sync_channel(QUEUE);
+    let dropped = Arc::new(AtomicU64::new(0));
+    let sink = Sink { queue: queue.clone(), dropped: Arc::clone(&dropped) };
+    thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(output, form, &lines, &dropped))?;
+    Ok((sink, Flush(queue)))
+}
+
+impl Sink {
+    /// Queues one line, or drops and counts it. Never waits.
+    pub fn send(&self, line: Vec<u8>) {
+        match self.queue.try_send(Message::Line(line)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                metrics::log_record_dropped();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Flush {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Flush")
+    }
+}
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        let (done, written) = sync_channel(1);
+        // A full queue means a stuck sink: then there is nothing to wait for.
+        if self.0.try_send(Message::Flush(done)).is_ok() {
+            let _ = written.recv_timeout(FLUSH_DEADLINE);
+        }
+    }
+}
+
+/// The thread: takes lines in order until every sender is gone.
+fn write_lines(mut output: impl Write, form: Form, lines: &Receiver<Message>, dropped: &AtomicU64) {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut waiting = Vec::new();
+    while let Ok(first) = lines.recv() {
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Line(line) => batch.extend_from_slice(&line),
+                Message::Flush(done) => waiting.push(done),
+            }
+            next = if batch.len() < BATCH { lines.try_recv().ok() } else { None };
+        }
+        let lost = dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            batch.extend_from_slice(&lost_line(form, lost));
+        }
+        // There is nowhere left to report that the log cannot be written.
+        let _ = output.write_all(&batch).and_then(|()| output.flush());
+        batch.clear();
+        for done in waiting.drain(..) {
+            let _ = done.try_send(());
+        }
+    }
+}
+
+fn lost_line(form: Form, lost: u64) -> Vec<u8> {
+    let mut fields = Fields::default();
+    fields.text("message", "log records were dropped because the log was not read in time");
+    fields.number("dropped", lost);
+    record::line(form, &record::now(), Level::WARN, module_path!(), &fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A sink that is stuck until it is told to go on, and says when it got stuck.
+    struct Gate {
+        reached: mpsc::Sender<()>,
+        open: mpsc::Receiver<()>,
+        written: mpsc::Sender<Vec<u8>>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.reached.send(()).unwrap();
+            let _ = self.open.recv();
+            self.written.send(bytes.to_vec()).unwrap();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stuck_sink_never_blocks_and_what_is_lost_is_told() {
+        let (reached, is_reached) = mpsc::channel();
+        let (open, is_open) = mpsc::channel();
+        let (written, is_written) = mpsc::channel();
+        let (sink, flush) = start(Gate { reached, open: is_open, written }, Form::Json).unwrap();
+
+        sink.send(b"first\n".to_vec());
+        is_reached.recv().unwrap();
+        for _ in 0..QUEUE + 10 {
+            sink.send(b"line\n".to_vec());
+        }
+        assert_eq!(sink.dropped.load(Ordering::Relaxed), 10);
+
+        drop(open);
+        drop(sink);
+        drop(flush);
+        let all: Vec<u8> = is_written.iter().flatten().collect();
+        let text = String::from_utf8(all).unwrap();
+        assert_eq!(text.matches("line\n").count(), QUEUE);
+        assert!(text.starts_with("first\n") && text.contains("\"dropped\":10}"), "{}", text.len());
+    }
+
+    #[test]
+    fn lines_keep_their_order_and_are_out_when_the_guard_is_gone() {
+        let (written, is_written) = mpsc::channel();
+        let (reached, _is_reached) = mpsc::channel();
+        let (open, is_open) = mpsc::channel::<()>();
+        drop(open);
+        let (sink, flush) = start(Gate { reached, open: is_open, written }, Form::Text).unwrap();
+        for number in 0..100 {
+            sink.send(format!("{number}\n").into_bytes());
+        }
+        drop(flush);
+        let text: Vec<u8> = is_written.try_iter().flatten().collect();
+        let expected: String = (0..100).map(|number| format!("{number}\n")).collect();
+        assert_eq!(text, expected.into_bytes());
+    }
+}

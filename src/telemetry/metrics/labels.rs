@@ -1,0 +1,283 @@
+//! The closed sets of label values. A label whose values come from outside would grow without bound.
+
+/// Declares a label: an enum whose variants are all the values there can be.
+macro_rules! label {
+    ($(#[$about:meta])* $name:ident { $($(#[$about_value:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$about_value])* $variant,)+
+        }
+
+        impl $name {
+            /// Every value, in order of declaration.
+            pub const VALUES: &'static [&'static str] = &[$($text),+];
+
+            /// The value as it stands in the exposition.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)+
+                }
+            }
+        }
+
+        impl From<$name> for metrics::SharedString {
+            fn from(value: $name) -> Self {
+                metrics::SharedString::const_str(value.as_str())
+            }
+        }
+    };
+}
+
+label! {
+    /// What became of a control connection when it was accepted.
+    ConnectionResult {
+        /// A session began.
+        Accepted = "accepted",
+        /// A bound on sessions was reached.
+        Limit = "limit",
+        /// The address may not connect.
+        Denied = "acl",
+        /// The gateway is stopping.
+        Draining = "draining",
+        /// The PROXY header was missing or wrong.
+        ProxyHeader = "proxy_header",
+    }
+}
+
+label! {
+    /// What a session is doing.
+    SessionState {
+        /// The TLS handshake of an implicit listener.
+        Handshake = "handshake",
+        /// Not logged in yet.
+        Login = "login",
+        /// Logged in, no transfer.
+        Idle = "idle",
+        /// A transfer runs.
+        Transfer = "transfer",
+    }
+}
+
+label! {
+    /// Which connection a TLS handshake was on.
+    Channel {
+        /// The control connection.
+        Control = "control",
+        /// A data connection.
+        Data = "data",
+    }
+}
+
+label! {
+    /// The version a TLS handshake agreed on.
+    TlsVersion {
+        /// TLS 1.2 (RFC 5246).
+        Tls12 = "1.2",
+        /// TLS 1.3 (RFC 8446).
+        Tls13 = "1.3",
+        /// It failed before there was one.
+        None = "none",
+    }
+}
+
+label! {
+    /// How a TLS handshake ended.
+    HandshakeResult {
+        /// A full handshake.
+        Full = "full",
+        /// A resumed session.
+        Resumed = "resumed",
+        /// No connection came of it.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// What a client proved itself with.
+    LoginMethod {
+        /// USER and PASS.
+        Password = "password",
+        /// A client certificate.
+        Certificate = "cert",
+        /// Both.
+        Both = "both",
+    }
+}
+
+label! {
+    /// How a login ended.
+    LoginResult {
+        /// Logged in, backend included.
+        Success = "success",
+        /// The name or the password is wrong, by our own record.
+        BadCredentials = "bad_credentials",
+        /// Known, but not allowed here or now.
+        Denied = "denied",
+        /// The backend refused the credentials.
+        BackendDenied = "backend_denied",
+        /// The backend could not be asked.
+        BackendUnavailable = "backend_unavailable",
+        /// Refused unasked, because of earlier failures.
+        Throttled = "throttled",
+    }
+}
+
+label! {
+    /// The first digit of a final reply (RFC 959 §4.2).
+    ReplyClass {
+        /// Completed.
+        Completion = "2xx",
+        /// Go on.
+        Intermediate = "3xx",
+        /// Not now.
+        Transient = "4xx",
+        /// Not so.
+        Permanent = "5xx",
+    }
+}
+
+impl ReplyClass {
+    /// The class of a final reply code.
+    pub const fn of(code: u16) -> Self {
+        match code / 100 {
+            // A preliminary reply is not final; counted here, the mistake at least is no new series.
+            0..=2 => Self::Completion,
+            3 => Self::Intermediate,
+            4 => Self::Transient,
+            _ => Self::Permanent,
+        }
+    }
+}
+
+label! {
+    /// Commands that cost about the same, for the latency of each kind.
+    CommandGroup {
+        /// Login and TLS.
+        Auth = "auth",
+        /// Working directory.
+        Navigate = "navigate",
+        /// Directory listings.
+        List = "list",
+        /// Facts about one path.
+        Stat = "stat",
+        /// Changes of the tree: delete, rename, make, set.
+        Modify = "modify",
+        /// Parameters and data endpoints.
+        Setup = "setup",
+        /// The rest, transfers of files included.
+        Other = "other",
+    }
+}
+
+label! {
+    /// The command that set a data connection up.
+    DataMode {
+        /// PASV (RFC 959).
+        Pasv = "pasv",
+        /// EPSV (RFC 2428).
+        Epsv = "epsv",
+        /// PORT (RFC 959).
+        Port = "port",
+        /// EPRT (RFC 2428).
+        Eprt = "eprt",
+    }
+}
+
+label! {
+    /// How the set-up of a data connection ended.
+    DataConnectionResult {
+        /// It can carry data.
+        Ok = "ok",
+        /// No connection came.
+        Timeout = "timeout",
+        /// It came from another address than the control connection.
+        WrongPeer = "wrong_peer",
+        /// It did not resume the control connection's TLS session.
+        NotResumed = "not_resumed",
+        /// Its TLS handshake failed.
+        TlsError = "tls_error",
+        /// No passive port was free.
+        NoPort = "no_port",
+        /// The client refused ours (active mode).
+        Refused = "refused",
+    }
+}
+
+label! {
+    /// What a transfer carries, seen from the client.
+    Direction {
+        /// STOR, STOU, APPE.
+        Upload = "upload",
+        /// RETR.
+        Download = "download",
+        /// LIST, NLST, MLSD.
+        List = "list",
+    }
+}
+
+label! {
+    /// How a transfer ended.
+    TransferResult {
+        /// 226.
+        Success = "success",
+        /// ABOR, or the client left.
+        ClientAbort = "client_abort",
+        /// The data connection broke, or ended without close_notify.
+        ClientError = "client_error",
+        /// The backend failed.
+        BackendError = "backend_error",
+        /// Nothing moved for too long.
+        Timeout = "timeout",
+        /// Not allowed.
+        Denied = "denied",
+        /// No room on the backend.
+        Quota = "quota",
+        /// Cut when the drain deadline passed.
+        Drained = "drained",
+    }
+}
+
+label! {
+    /// Which leg bytes were counted on.
+    Side {
+        /// The data connection.
+        Client = "client",
+        /// The SFTP channel.
+        Backend = "backend",
+    }
+}
+
+label! {
+    /// How an attempt to reach a backend ended.
+    BackendConnectResult {
+        /// An SFTP session is open.
+        Ok = "ok",
+        /// Its name does not resolve.
+        Dns = "dns",
+        /// The connection was refused or unreachable.
+        Refused = "refused",
+        /// It took too long.
+        Timeout = "timeout",
+        /// The host key is not the one expected.
+        HostKey = "host_key",
+        /// The credentials were refused.
+        Auth = "auth",
+        /// It does not speak SSH or SFTP as it should.
+        Protocol = "protocol",
+    }
+}
+
+label! {
+    /// A part of connecting to a backend.
+    ConnectPhase {
+        /// The TCP connection.
+        Tcp = "tcp",
+        /// Version and key exchange.
+        KeyExchange = "kex",
+        /// User authentication.
+        Login = "auth",
+        /// The channel and SSH_FXP_INIT.
+        Sftp = "sftp",
+    }
+}

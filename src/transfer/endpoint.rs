@@ -1,0 +1,238 @@
+//! The data endpoint: works in the background from PASV or EPSV on, and is the only way to a data connection.
+//!
+//! Some clients finish the TLS handshake of the data connection before they send the command (aioftp), others begin it
+//! after 150 (curl, FileZilla, lftp). So the endpoint accepts and answers as soon as somebody comes, and a transfer
+//! command finds a connection ready, under way, or failed with its reason.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::LazyConfigAcceptor;
+
+use crate::config::Resumption;
+pub use crate::telemetry::metrics::DataMode;
+use crate::telemetry::metrics::{self, Channel, DataConnectionResult, HandshakeResult, TlsVersion};
+use crate::tls::{Secured, SessionTls};
+
+use super::data_connection::{DataConnection, DataError};
+use super::passive::Reservation;
+use super::prompt_socket::PromptSocket;
+
+/// How long to wait for the rightful connection after one that did not resume the session was turned away.
+const SECOND_CHANCE: Duration = Duration::from_secs(2);
+
+/// Sent from us, to us, or not known yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// RETR and listings.
+    ToClient,
+    /// STOR, APPE.
+    FromClient,
+}
+
+/// The protection of data connections (RFC 2228 PROT) that a session and its endpoints share.
+#[derive(Debug, Clone, Default)]
+pub struct DataProtection(Arc<AtomicBool>);
+
+impl DataProtection {
+    /// PROT P (true) or PROT C.
+    pub fn set_private(&self, private: bool) {
+        self.0.store(private, Ordering::SeqCst);
+    }
+
+    /// PROT P is in force.
+    pub fn is_private(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// What an endpoint needs to know of its session.
+#[derive(Debug, Clone)]
+pub struct EndpointRules {
+    /// The session's own TLS configurations.
+    pub tls: SessionTls,
+    /// PROT as it stands when a connection arrives.
+    pub protection: DataProtection,
+    /// The command that opened it.
+    pub mode: DataMode,
+    /// Must a connection resume?
+    pub resumption: Resumption,
+    /// From the command that opened the endpoint to a ready connection, and again from the transfer command.
+    pub connect_timeout: Duration,
+    /// One TLS handshake.
+    pub handshake_timeout: Duration,
+}
+
+/// A passive endpoint, good for one transfer (RFC 959 §3.2). Dropping it closes what it has.
+#[derive(Debug)]
+pub struct DataEndpoint {
+    port: u16,
+    rules: EndpointRules,
+    direction: Arc<AtomicU8>,
+    opened: Instant,
+    arriving: Option<JoinHandle<Result<DataConnection, DataError>>>,
+}
+
+impl DataEndpoint {
+    /// Begins to work on a reserved port.
+    pub fn passive(reservation: Reservation, rules: EndpointRules) -> Self {
+        let direction = Arc::new(AtomicU8::new(UNKNOWN));
+        let port = reservation.port();
+        let arriving = tokio::spawn(arrive(reservation, rules.clone(), Arc::clone(&direction)));
+        Self { port, rules, direction, opened: Instant::now(), arriving: Some(arriving) }
+    }
+
+    /// The port told to the client.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The time since the endpoint was opened.
+    pub fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// The data connection, as soon as it is there.
+    ///
+    /// SECURITY: peer address, protection and resumption are checked here and on the way here, and nowhere can a data
+    /// connection be had otherwise.
+    ///
+    /// # Errors
+    /// When none came in time, or what came was not acceptable.
+    pub async fn open(self, direction: Direction) -> Result<DataConnection, DataError> {
+        let (mode, asked) = (self.rules.mode, Instant::now());
+        let opened = self.wait(direction).await;
+        metrics::data_connection(mode, result_label(opened.as_ref()), asked.elapsed());
+        opened
+    }
+
+    async fn wait(mut self, direction: Direction) -> Result<DataConnection, DataError> {
+        self.direction.store(direction_code(direction), Ordering::SeqCst);
+        let Some(arriving) = self.arriving.as_mut() else { return Err(DataError::PortClosed) };
+        let connection = match timeout(self.rules.connect_timeout, arriving).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(_)) => Err(DataError::PortClosed),
+            Err(_) => Err(DataError::NotOpened),
+        }?;
+        if connection.secured().is_some() != self.rules.protection.is_private() {
+            return Err(DataError::WrongProtection);
+        }
+        Ok(connection)
+    }
+
+    /// Ends it without a transfer. A connection that is there already is closed in an orderly way: a reset would make
+    /// some clients (basic-ftp) give up the whole session.
+    pub fn decline(mut self) {
+        let Some(arriving) = self.arriving.take() else { return };
+        if arriving.is_finished() {
+            tokio::spawn(async move {
+                if let Ok(Ok(connection)) = arriving.await {
+                    connection.acknowledge_end().await;
+                }
+            });
+        } else {
+            // The client may have connected and be waiting for its handshake: it gets the time of one.
+            let patience = self.rules.handshake_timeout;
+            let abort = arriving.abort_handle();
+            self.direction.store(DECLINED, Ordering::SeqCst);
+            tokio::spawn(async move {
+                match timeout(patience, arriving).await {
+                    Ok(Ok(Ok(connection))) => connection.acknowledge_end().await,
+                    Ok(_) => {}
+                    Err(_) => abort.abort(),
+                }
+            });
+        }
+    }
+}
+
+impl Drop for DataEndpoint {
+    fn drop(&mut self) {
+        if let Some(arriving) = &self.arriving {
+            arriving.abort();
+        }
+    }
+}
+
+const UNKNOWN: u8 = 0;
+const TO_CLIENT: u8 = 1;
+const FROM_CLIENT: u8 = 2;
+const DECLINED: u8 = 3;
+
+fn direction_code(direction: Direction) -> u8 {
+    match direction {
+        Direction::ToClient => TO_CLIENT,
+        Direction::FromClient => FROM_CLIENT,
+    }
+}
+
+async fn arrive(
+    mut reservation: Reservation,
+    rules: EndpointRules,
+    direction: Arc<AtomicU8>,
+) -> Result<DataConnection, DataError> {
+    // Commands may come in between (SIZE, REST …): the transfer command starts a wait of its own in `open`, and what
+    // ends an endpoint nobody uses is the idle time of the control connection.
+    let mut refused_until: Option<Instant> = None;
+    loop {
+        let arrival = match refused_until {
+            None => reservation.arrival().await,
+            Some(deadline) => timeout_at(deadline, reservation.arrival()).await.map_err(|_| DataError::NotResumed)?,
+        };
+        let Some(stream) = arrival else { return Err(DataError::PortClosed) };
+        // Without it small files cost 33 to 40 ms each with several clients (Nagle against delayed ACK).
+        let _ = stream.set_nodelay(true);
+        if !rules.protection.is_private() {
+            return Ok(DataConnection::Clear(stream));
+        }
+        let started = Instant::now();
+        let handshake = timeout(rules.handshake_timeout, handshake(stream, &rules.tls, &direction)).await;
+        let connection = handshake.unwrap_or(Err(DataError::HandshakeTimedOut));
+        let (version, result) = handshake_labels(connection.as_ref());
+        metrics::tls_handshake(Channel::Data, version, result, started.elapsed());
+        let connection = connection?;
+        let resumed = connection.secured().is_some_and(|secured: Secured| secured.resumed);
+        if resumed || rules.resumption != Resumption::Require {
+            return Ok(connection);
+        }
+        // SECURITY: it may be a thief who was faster; the rightful client keeps its turn.
+        connection.acknowledge_end().await;
+        refused_until = Some(Instant::now() + SECOND_CHANCE);
+    }
+}
+
+async fn handshake(stream: TcpStream, tls: &SessionTls, direction: &AtomicU8) -> Result<DataConnection, DataError> {
+    let hello =
+        LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream)).await.map_err(DataError::Handshake)?;
+    // Most clients send their ClientHello after 150: by now the direction is known. Where it is not, no ticket.
+    let config = if direction.load(Ordering::SeqCst) == TO_CLIENT { &tls.download } else { &tls.upload };
+    let mut stream = hello.into_stream(Arc::clone(config)).await.map_err(DataError::Handshake)?;
+    stream.get_mut().0.handshake_complete();
+    Ok(DataConnection::Private(Box::new(stream)))
+}
+
+fn result_label(opened: Result<&DataConnection, &DataError>) -> DataConnectionResult {
+    match opened {
+        Ok(_) => DataConnectionResult::Ok,
+        Err(DataError::NotOpened | DataError::PortClosed) => DataConnectionResult::Timeout,
+        Err(DataError::NotResumed) => DataConnectionResult::NotResumed,
+        Err(DataError::HandshakeTimedOut | DataError::Handshake(_) | DataError::WrongProtection) => {
+            DataConnectionResult::TlsError
+        }
+        Err(DataError::Broken(_) | DataError::NoCloseNotify | DataError::Idle) => DataConnectionResult::Refused,
+    }
+}
+
+fn handshake_labels(connection: Result<&DataConnection, &DataError>) -> (TlsVersion, HandshakeResult) {
+    match connection.ok().and_then(DataConnection::secured) {
+        None => (TlsVersion::None, HandshakeResult::Failed),
+        Some(secured) => {
+            let version = if secured.version == "TLSv1.3" { TlsVersion::Tls13 } else { TlsVersion::Tls12 };
+            (version, if secured.resumed { HandshakeResult::Resumed } else { HandshakeResult::Full })
+        }
+    }
+}

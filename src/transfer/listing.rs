@@ -1,0 +1,208 @@
+//! LIST, NLST and MLSD: from READDIR pages to lines on the data connection, while the pages arrive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, join_all};
+
+use crate::ftp::facts::{self, Entry, EntryKind, FactPermissions, FactSelection};
+use crate::ftp::list;
+use crate::sftp::{Attributes, BackendPath, Directory, DirectoryEntry, FileKind};
+
+use super::commit::is_temporary;
+use super::data_connection::DataConnection;
+use super::download::write_all;
+use super::endpoint::{DataEndpoint, Direction};
+use super::outcome::{Outcome, Progress, Stop, TransferError};
+
+/// Symbolic links resolved at a time: requests in flight on the backend.
+const LINKS_AT_A_TIME: usize = 32;
+
+/// Lines gathered before they are written, in bytes: one TLS record (RFC 8446 §5.1).
+const GATHERED: usize = 16 * 1024;
+
+/// What a symbolic link leads to, as far as the session may know; `None` where it leads nowhere or out of the root.
+pub type ResolveLink = Arc<dyn Fn(BackendPath) -> BoxFuture<'static, Option<Attributes>> + Send + Sync>;
+
+/// How entries become lines.
+#[derive(Debug, Clone)]
+pub enum Style {
+    /// `ls -l` lines.
+    Long,
+    /// Names, each after this prefix (RFC 1123 §4.1.2.7: usable as arguments).
+    Names(Vec<u8>),
+    /// Facts (RFC 3659 §7).
+    Facts(FactSelection),
+}
+
+/// Where the entries come from.
+#[derive(Debug)]
+pub enum Source {
+    /// An open directory.
+    Directory(Directory),
+    /// Entries that are known already: a single file, or the matches of a wildcard.
+    Entries(Vec<DirectoryEntry>),
+}
+
+/// A listing that is ready to run.
+pub struct Listing {
+    /// Where the client will fetch it.
+    pub endpoint: DataEndpoint,
+    /// The entries.
+    pub source: Source,
+    /// The directory they are in.
+    pub directory: BackendPath,
+    /// How they are shown.
+    pub style: Style,
+    /// What the user may do, for the `perm` fact.
+    pub permissions: FactPermissions,
+    /// What links lead to.
+    pub resolve: ResolveLink,
+    /// Now, in seconds since 1970: LIST shows a time or a year.
+    pub now: i64,
+    /// No byte taken by the client for so long ends the listing.
+    pub idle: Duration,
+}
+
+impl Listing {
+    /// Runs it to its end.
+    pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
+        let Self { endpoint, mut source, directory, style, permissions, resolve, now, idle } = self;
+        let mut formatter = Formatter { directory, style, permissions, resolve, now, lines: Vec::new(), hostile: 0 };
+        let result = async {
+            let mut connection = tokio::select! {
+                reason = stop.tripped() => return Err(reason.into()),
+                connection = endpoint.open(Direction::ToClient) => connection?,
+            };
+            let sent = tokio::select! {
+                reason = stop.tripped() => Err(reason.into()),
+                sent = send(&mut source, &mut formatter, &mut connection, idle, &progress) => sent,
+            };
+            match sent {
+                Ok(()) => Ok(connection.finish().await?),
+                Err(error) => {
+                    connection.reset();
+                    Err(error)
+                }
+            }
+        }
+        .await;
+        Outcome {
+            result,
+            client_bytes: progress.bytes(),
+            backend_bytes: progress.bytes(),
+            left_behind: None,
+            hostile_names: formatter.hostile,
+        }
+    }
+}
+
+async fn send(
+    source: &mut Source,
+    formatter: &mut Formatter,
+    connection: &mut DataConnection,
+    idle: Duration,
+    progress: &Progress,
+) -> Result<(), TransferError> {
+    loop {
+        let page = match source {
+            Source::Directory(directory) => directory.next().await?,
+            Source::Entries(entries) if entries.is_empty() => None,
+            Source::Entries(entries) => Some(std::mem::take(entries)),
+        };
+        let last = page.is_none();
+        formatter.page(page.unwrap_or_default()).await;
+        if last || formatter.lines.len() >= GATHERED {
+            write_all(connection, &formatter.lines, idle, progress).await?;
+            formatter.lines.clear();
+        }
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+/// Lists a few entries as lines without a data connection (STAT with a pathname).
+pub async fn lines(
+    directory: BackendPath,
+    entries: Vec<DirectoryEntry>,
+    permissions: FactPermissions,
+    resolve: ResolveLink,
+    now: i64,
+) -> Vec<u8> {
+    let mut formatter =
+        Formatter { directory, style: Style::Long, permissions, resolve, now, lines: Vec::new(), hostile: 0 };
+    formatter.page(entries).await;
+    formatter.lines
+}
+
+struct Formatter {
+    directory: BackendPath,
+    style: Style,
+    permissions: FactPermissions,
+    resolve: ResolveLink,
+    now: i64,
+    lines: Vec<u8>,
+    hostile: u64,
+}
+
+impl Formatter {
+    async fn page(&mut self, mut entries: Vec<DirectoryEntry>) {
+        entries.retain(|entry| {
+            // SECURITY: a name that would break a line, or that no command could address, is not shown.
+            let listable = list::is_listable(&entry.name);
+            if !listable && entry.name != b"." && entry.name != b".." {
+                self.hostile += 1;
+            }
+            listable && !is_temporary(&entry.name)
+        });
+        if !matches!(self.style, Style::Names(_)) {
+            self.follow_links(&mut entries).await;
+        }
+        for entry in &entries {
+            let shown = describe(&entry.name, &entry.attributes, self.permissions);
+            match &self.style {
+                Style::Long => list::line(&shown, self.now, &mut self.lines),
+                Style::Names(prefix) => {
+                    self.lines.extend_from_slice(prefix);
+                    self.lines.extend_from_slice(&entry.name);
+                }
+                Style::Facts(selection) => facts::line(&shown, selection, &mut self.lines),
+            }
+            self.lines.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Links are shown as what they lead to; one that leads nowhere stays a link.
+    async fn follow_links(&self, entries: &mut [DirectoryEntry]) {
+        let mut links: Vec<&mut DirectoryEntry> =
+            entries.iter_mut().filter(|entry| entry.attributes.kind() == Some(FileKind::Symlink)).collect();
+        for some in links.chunks_mut(LINKS_AT_A_TIME) {
+            let resolved = join_all(some.iter().map(|entry| (self.resolve)(self.directory.join(&entry.name)))).await;
+            for (entry, attributes) in some.iter_mut().zip(resolved) {
+                if let Some(attributes) = attributes {
+                    entry.attributes = attributes;
+                }
+            }
+        }
+    }
+}
+
+/// One entry as FTP describes it.
+pub fn describe<'a>(name: &'a [u8], attributes: &Attributes, permissions: FactPermissions) -> Entry<'a> {
+    Entry {
+        name,
+        kind: match attributes.kind() {
+            Some(FileKind::Directory) => EntryKind::Directory,
+            Some(FileKind::Symlink) => EntryKind::Symlink,
+            Some(FileKind::Regular) | None => EntryKind::File,
+            Some(_) => EntryKind::Other,
+        },
+        size: attributes.size,
+        modified: attributes.times.map(|(_, modified)| i64::from(modified)),
+        mode: attributes.permissions.map(|mode| mode & 0o7777),
+        owner: attributes.owner.map(|(owner, _)| owner),
+        group: attributes.owner.map(|(_, group)| group),
+        permissions,
+    }
+}

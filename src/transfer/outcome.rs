@@ -1,0 +1,145 @@
+//! How a transfer is stopped, how far it is, and how it ended.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::sftp::{BackendPath, SftpError};
+
+use super::data_connection::DataError;
+
+/// What is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferKind {
+    /// STOR, APPE.
+    Upload,
+    /// RETR.
+    Download,
+    /// LIST, NLST, MLSD.
+    Listing,
+}
+
+/// Why a transfer was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StopReason {
+    /// ABOR (RFC 959 §4.1.3).
+    #[error("aborted by the client")]
+    Aborted,
+    /// The control connection is gone.
+    #[error("the control connection was lost")]
+    ControlLost,
+    /// The gateway stops and its drain time is over.
+    #[error("the gateway is shutting down")]
+    Drained,
+}
+
+/// The one cancellation of a transfer.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    token: CancellationToken,
+    reason: Arc<OnceLock<StopReason>>,
+}
+
+impl Stop {
+    /// Tells the transfer to end; the first reason counts.
+    pub fn trip(&self, reason: StopReason) {
+        let _ = self.reason.set(reason);
+        self.token.cancel();
+    }
+
+    /// Resolves when the transfer was told to end.
+    pub async fn tripped(&self) -> StopReason {
+        self.token.cancelled().await;
+        self.reason.get().copied().unwrap_or(StopReason::Aborted)
+    }
+}
+
+/// Bytes moved over the data connection so far.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    pub(super) fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes on the data connection so far.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a transfer failed after its preliminary reply; the variant says on which side.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The client's data connection.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The backend.
+    #[error("backend: {0}")]
+    Backend(#[from] SftpError),
+    /// The backend has no room (or no inodes) left.
+    #[error("the storage of the backend is full: {0}")]
+    StorageFull(#[source] SftpError),
+    /// The backend acknowledged everything, and yet the file has another length.
+    #[error("the stored file has {found} bytes, {expected} were sent")]
+    SizeDiffers {
+        /// Bytes acknowledged.
+        expected: u64,
+        /// Bytes found.
+        found: u64,
+    },
+    /// It was told to stop.
+    #[error(transparent)]
+    Stopped(#[from] StopReason),
+}
+
+/// How a transfer ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Success means: everything the client sent is stored, or everything asked for was handed over.
+    pub result: Result<(), TransferError>,
+    /// Bytes on the data connection.
+    pub client_bytes: u64,
+    /// Bytes read from or acknowledged by the backend.
+    pub backend_bytes: u64,
+    /// A temporary file that could not be removed because the backend was lost.
+    pub left_behind: Option<BackendPath>,
+    /// Names of the listing that could not be shown, because they would have broken its lines.
+    pub hostile_names: u64,
+}
+
+/// A transfer that is ready to run: everything the backend can refuse has been asked.
+pub struct Transfer {
+    /// What it moves.
+    pub kind: TransferKind,
+    /// What the log says it is about: the pathname as the client sees it.
+    pub subject: Vec<u8>,
+    job: Box<dyn FnOnce(Stop, Progress) -> Running + Send>,
+}
+
+/// A transfer under way.
+pub type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+impl Transfer {
+    /// Wraps a job.
+    pub fn new<F>(kind: TransferKind, subject: &[u8], job: impl FnOnce(Stop, Progress) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        Self { kind, subject: subject.to_vec(), job: Box::new(move |stop, progress| Box::pin(job(stop, progress))) }
+    }
+
+    /// Starts it; it runs while it is polled.
+    pub fn run(self, stop: Stop, progress: Progress) -> Running {
+        (self.job)(stop, progress)
+    }
+}
+
+impl std::fmt::Debug for Transfer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Transfer").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}

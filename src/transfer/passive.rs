@@ -1,0 +1,274 @@
+//! Passive ports (RFC 959 §4.1.2 PASV, RFC 2428 §3 EPSV): which are free, who waits on which, and who gets a connection.
+//!
+//! A port listens only while somebody waits on it. A connection goes to the one who waits for its address; a stranger's
+//! is closed and costs nobody their turn. Where ports are shared, one port serves several clients at a time.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_lc_rs::rand;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// Connections queued for one waiting session: its own, and a few that turn out not to resume its TLS session.
+const ARRIVALS: usize = 4;
+
+/// Connections the kernel completes for a port before we take them.
+const BACKLOG: i32 = 64;
+
+/// Random picks before the range is walked in order.
+const RANDOM_PICKS: usize = 16;
+
+/// No port of the range is free for this client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no passive port is free")]
+pub struct PortsExhausted;
+
+/// The range of passive ports and who waits on them.
+#[derive(Debug)]
+pub struct PassivePorts {
+    range: RangeInclusive<u16>,
+    shared: bool,
+    /// Contended by sessions that reserve and release, and by the accept task of each port; held for a map operation.
+    ports: Mutex<HashMap<SocketAddr, Port>>,
+    /// Called for each connection that nobody waits for.
+    on_stranger: fn(),
+}
+
+#[derive(Debug)]
+struct Port {
+    accepting: AbortHandle,
+    waiting: HashMap<Awaited, mpsc::Sender<TcpStream>>,
+}
+
+/// Whose connection is awaited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Awaited {
+    /// Only this address's.
+    From(IpAddr),
+    /// Anybody's (`data_peer_check: false`); such a port is never shared.
+    FromAnybody,
+}
+
+/// A port on which connections arrive for one session; given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    ports: Arc<PassivePorts>,
+    address: SocketAddr,
+    awaited: Awaited,
+    arrivals: mpsc::Receiver<TcpStream>,
+}
+
+impl PassivePorts {
+    /// Makes the pool; nothing listens yet. `on_stranger` is called for each connection from an address nobody waits for.
+    pub fn new(range: RangeInclusive<u16>, shared: bool, on_stranger: fn()) -> Arc<Self> {
+        Arc::new(Self { range, shared, ports: Mutex::new(HashMap::new()), on_stranger })
+    }
+
+    /// Ports on which somebody waits now.
+    pub fn in_use(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Reserves a random free port on a local address.
+    ///
+    /// # Errors
+    /// When no port of the range can be had: reply 425.
+    pub fn reserve(self: &Arc<Self>, local: IpAddr, awaited: Awaited) -> Result<Reservation, PortsExhausted> {
+        let mut ports = self.lock();
+        for port in self.candidates() {
+            let address = SocketAddr::new(local, port);
+            let (sender, arrivals) = mpsc::channel(ARRIVALS);
+            match ports.entry(address) {
+                Entry::Occupied(mut entry) => {
+                    let port = entry.get_mut();
+                    // SECURITY: one waiting session per address and port, or the arrival could not be told apart.
+                    let free = self.shared
+                        && awaited != Awaited::FromAnybody
+                        && !port.waiting.contains_key(&Awaited::FromAnybody)
+                        && !port.waiting.contains_key(&awaited);
+                    if !free {
+                        continue;
+                    }
+                    port.waiting.insert(awaited, sender);
+                }
+                Entry::Vacant(entry) => {
+                    let Ok(listener) = listen(address) else { continue };
+                    let accepting = tokio::spawn(accept(Arc::clone(self), listener, address)).abort_handle();
+                    entry.insert(Port { accepting, waiting: HashMap::from([(awaited, sender)]) });
+                }
+            }
+            return Ok(Reservation { ports: Arc::clone(self), address, awaited, arrivals });
+        }
+        Err(PortsExhausted)
+    }
+
+    /// A few random ports, then all of them from a random start.
+    ///
+    /// SECURITY: a port that cannot be guessed cannot be raced for.
+    fn candidates(&self) -> impl Iterator<Item = u16> + use<> {
+        let (first, last) = (*self.range.start(), *self.range.end());
+        let count = usize::from(last - first) + 1;
+        let at = move |index: usize| first + u16::try_from(index % count).unwrap_or(0);
+        let picks = (0..RANDOM_PICKS).map(move |_| at(random_below(count)));
+        let start = random_below(count);
+        picks.chain((0..count).map(move |offset| at(start + offset)))
+    }
+
+    fn deliver(&self, address: SocketAddr, stream: TcpStream, peer: IpAddr) {
+        let sender = {
+            let ports = self.lock();
+            let Some(port) = ports.get(&address) else { return };
+            port.waiting.get(&Awaited::From(peer)).or_else(|| port.waiting.get(&Awaited::FromAnybody)).cloned()
+        };
+        let delivered = sender.is_some_and(|sender| sender.try_send(stream).is_ok());
+        if !delivered {
+            (self.on_stranger)();
+        }
+    }
+
+    fn release(&self, address: SocketAddr, awaited: Awaited) {
+        let mut ports = self.lock();
+        if let Entry::Occupied(mut entry) = ports.entry(address) {
+            entry.get_mut().waiting.remove(&awaited);
+            if entry.get().waiting.is_empty() {
+                entry.remove().accepting.abort();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Port>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reservation {
+    /// The reserved port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The next connection for this session.
+    pub async fn arrival(&mut self) -> Option<TcpStream> {
+        self.arrivals.recv().await
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.ports.release(self.address, self.awaited);
+    }
+}
+
+async fn accept(ports: Arc<PassivePorts>, listener: TcpListener, address: SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => ports.deliver(address, stream, peer.ip().to_canonical()),
+            // The connection was gone before it was taken, or this process has no descriptor left for now.
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A port whose last connection lingers in TIME_WAIT is free again.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn random_below(count: usize) -> usize {
+    let mut bytes = [0_u8; 8];
+    // The fallback costs unpredictability of a port, which the peer and resumption checks do not rest on.
+    if rand::fill(&mut bytes).is_err() {
+        return 0;
+    }
+    usize::try_from(u64::from_le_bytes(bytes) % u64::try_from(count.max(1)).unwrap_or(1)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn free_range(count: u16) -> RangeInclusive<u16> {
+        // A run of ports free at this moment; other tests draw theirs at random too.
+        loop {
+            let first = 20_000 + u16::try_from(random_below(10_000)).unwrap();
+            let range = first..=first + count - 1;
+            if range.clone().all(|port| std::net::TcpListener::bind((LOCAL, port)).is_ok()) {
+                return range;
+            }
+        }
+    }
+
+    fn peer(last: u8) -> Awaited {
+        Awaited::From(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)))
+    }
+
+    async fn connect_from(last: u8, port: u16) -> io::Result<TcpStream> {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from(([127, 0, 0, last], 0)))?;
+        socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).await
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_turned_away_and_the_rightful_one_is_served() {
+        static STRANGERS: AtomicUsize = AtomicUsize::new(0);
+        let ports = PassivePorts::new(free_range(4), true, || {
+            STRANGERS.fetch_add(1, Ordering::SeqCst);
+        });
+        let mut reservation = ports.reserve(LOCAL, peer(1)).unwrap();
+        let stranger = connect_from(2, reservation.port()).await.unwrap();
+        stranger.readable().await.unwrap();
+        let _rightful = connect_from(1, reservation.port()).await.unwrap();
+        let arrived = reservation.arrival().await.unwrap();
+        assert_eq!(arrived.peer_addr().unwrap().ip(), LOCAL);
+        assert_eq!(STRANGERS.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_shared_port_serves_two_clients_at_a_time() {
+        let ports = PassivePorts::new(free_range(1), true, || {});
+        let mut one = ports.reserve(LOCAL, peer(1)).unwrap();
+        let mut two = ports.reserve(LOCAL, peer(2)).unwrap();
+        assert_eq!(one.port(), two.port());
+        assert_eq!(ports.reserve(LOCAL, peer(1)).err(), Some(PortsExhausted));
+        assert_eq!(ports.reserve(LOCAL, Awaited::FromAnybody).err(), Some(PortsExhausted));
+        let _second = connect_from(2, two.port()).await.unwrap();
+        let _first = connect_from(1, one.port()).await.unwrap();
+        assert_eq!(two.arrival().await.unwrap().peer_addr().unwrap().ip(), IpAddr::from([127, 0, 0, 2]));
+        assert_eq!(one.arrival().await.unwrap().peer_addr().unwrap().ip(), LOCAL);
+    }
+
+    #[tokio::test]
+    async fn an_exclusive_port_serves_one_and_is_free_again_when_dropped() {
+        let ports = PassivePorts::new(free_range(1), false, || {});
+        let one = ports.reserve(LOCAL, peer(1)).unwrap();
+        assert_eq!(ports.reserve(LOCAL, peer(2)).err(), Some(PortsExhausted));
+        assert_eq!(ports.in_use(), 1);
+        drop(one);
+        assert_eq!(ports.in_use(), 0);
+        let again = loop {
+            // The accept task closes the old socket at its next turn.
+            match ports.reserve(LOCAL, peer(2)) {
+                Ok(reservation) => break reservation,
+                Err(PortsExhausted) => tokio::task::yield_now().await,
+            }
+        };
+        drop(again);
+    }
+}

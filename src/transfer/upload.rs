@@ -1,0 +1,186 @@
+//! STOR and APPE: from the data connection to an SFTP file handle, and to its final name only when all of it is stored.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::timeout;
+
+use crate::ftp::ascii::FromNetwork;
+use crate::sftp::{File, Session, WriteStream};
+
+use super::commit::{self, Landing};
+use super::data_connection::{DataConnection, DataError};
+use super::endpoint::{DataEndpoint, Direction};
+use super::outcome::{Outcome, Progress, Stop, StopReason, TransferError};
+
+/// Read buffer of an ASCII upload, whose bytes change on the way: one TLS record (RFC 8446 §5.1).
+const CONVERSION_BUFFER: usize = 16 * 1024;
+
+/// A file that is open on the backend, and where its bytes come from.
+#[derive(Debug)]
+pub struct Upload {
+    /// Where the client will bring it.
+    pub endpoint: DataEndpoint,
+    /// The session the file was opened on.
+    pub sftp: Session,
+    /// The file, open for writing.
+    pub file: File,
+    /// What becomes of it at the end.
+    pub landing: Landing,
+    /// Where in the file the first byte goes.
+    pub offset: u64,
+    /// TYPE A: CRLF becomes LF.
+    pub ascii: bool,
+    /// Bytes in flight.
+    pub window: usize,
+    /// No byte from the client for so long ends the transfer.
+    pub idle: Duration,
+    /// The end of TCP is no end under TLS.
+    pub strict_end: bool,
+    /// fsync@openssh.com before CLOSE, where offered.
+    pub fsync: bool,
+}
+
+impl Upload {
+    /// Runs it to its end. Success means that every WRITE, CLOSE and the rename were acknowledged.
+    pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
+        let Self { endpoint, sftp, file, landing, offset, ascii, window, idle, strict_end, fsync } = self;
+        let mut backend_bytes = 0;
+        let result = async {
+            let mut connection = tokio::select! {
+                reason = stop.tripped() => return Err(reason.into()),
+                connection = endpoint.open(Direction::FromClient) => connection?,
+            };
+            let mut sink = match landing.begin(&file).await {
+                Ok(()) => WriteStream::new(file, offset, window),
+                Err(error) => {
+                    connection.reset();
+                    return Err(error.into());
+                }
+            };
+            let received = tokio::select! {
+                reason = stop.tripped() => Err(reason.into()),
+                received = receive(&mut connection, &mut sink, ascii, idle, strict_end, &progress) => received,
+            };
+            backend_bytes = sink.acknowledged();
+            match received {
+                // P-25: the data connection is closed before the final reply.
+                Ok(()) => connection.acknowledge_end().await,
+                Err(error) => {
+                    connection.reset();
+                    return Err(error);
+                }
+            }
+            let store = async {
+                let (file, bytes) = sink.finish().await?;
+                backend_bytes = bytes;
+                landing.commit(&sftp, file, offset + bytes, fsync).await
+            };
+            tokio::pin!(store);
+            tokio::select! {
+                biased;
+                stored = &mut store => stored,
+                reason = stop.tripped() => match reason {
+                    // Everything is here: a client that lost its control connection finds the file when it comes back.
+                    StopReason::ControlLost => store.await,
+                    StopReason::Aborted | StopReason::Drained => Err(reason.into()),
+                },
+            }
+        }
+        .await;
+        let (result, left_behind) = match result {
+            Ok(()) => (Ok(()), None),
+            Err(error) => {
+                let error = commit::explain(&sftp, landing.path(), error).await;
+                (Err(error), landing.discard(&sftp).await)
+            }
+        };
+        Outcome { result, client_bytes: progress.bytes(), backend_bytes, left_behind, hostile_names: 0 }
+    }
+}
+
+async fn receive(
+    connection: &mut DataConnection,
+    sink: &mut WriteStream,
+    ascii: bool,
+    idle: Duration,
+    strict_end: bool,
+    progress: &Progress,
+) -> Result<(), TransferError> {
+    if ascii {
+        return receive_converted(connection, sink, idle, strict_end, progress).await;
+    }
+    let mut buffer = sink.buffer();
+    loop {
+        let mut spare = buffer.spare();
+        let read = tokio::select! {
+            biased;
+            error = sink.failed() => return Err(error.into()),
+            read = timeout(idle, connection.read(&mut spare)) => ended(read, strict_end)?,
+        };
+        if read == 0 {
+            break;
+        }
+        progress.add(read);
+        if buffer.is_full() {
+            let full = std::mem::replace(&mut buffer, sink.buffer());
+            sink.write(full).await?;
+        }
+    }
+    Ok(sink.write(buffer).await?)
+}
+
+async fn receive_converted(
+    connection: &mut DataConnection,
+    sink: &mut WriteStream,
+    idle: Duration,
+    strict_end: bool,
+    progress: &Progress,
+) -> Result<(), TransferError> {
+    let mut converter = FromNetwork::default();
+    let mut received = BytesMut::with_capacity(CONVERSION_BUFFER);
+    let mut converted = Vec::with_capacity(CONVERSION_BUFFER);
+    let mut buffer = sink.buffer();
+    loop {
+        received.clear();
+        received.reserve(CONVERSION_BUFFER);
+        let read = tokio::select! {
+            biased;
+            error = sink.failed() => return Err(error.into()),
+            read = timeout(idle, connection.read(&mut received)) => ended(read, strict_end)?,
+        };
+        progress.add(read);
+        converted.clear();
+        if read == 0 {
+            converter.finish(&mut converted);
+        } else {
+            converter.convert(&received, &mut converted);
+        }
+        let mut rest: &[u8] = &converted;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(buffer.remaining()));
+            buffer.extend(now);
+            rest = later;
+            if buffer.is_full() {
+                let full = std::mem::replace(&mut buffer, sink.buffer());
+                sink.write(full).await?;
+            }
+        }
+        if read == 0 {
+            return Ok(sink.write(buffer).await?);
+        }
+    }
+}
+
+/// What a read says: bytes, the orderly end (0), or a failure. Under `upload_eof: lax` the bare end of TCP is an end
+/// too; a reset never is.
+fn ended(
+    read: Result<Result<usize, DataError>, tokio::time::error::Elapsed>,
+    strict_end: bool,
+) -> Result<usize, DataError> {
+    match read {
+        Err(_) => Err(DataError::Idle),
+        Ok(Err(DataError::NoCloseNotify)) if !strict_end => Ok(0),
+        Ok(read) => read,
+    }
+}
