@@ -13,3 +13,4 @@ mod layering;
 mod sftp_session;
 mod ssh;
 mod support;
+mod transfers;

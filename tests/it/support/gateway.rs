@@ -1,0 +1,256 @@
+//! The gateway as its own process, with a configuration of the test's: bound to free ports, ended with the value.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::sshd::{self, Sshd};
+
+/// The name the gateway's certificate is for.
+pub(crate) const SERVER_NAME: &str = "localhost";
+
+/// A user of [`Gateway::before`]: mapped to the sshd's user by its stored password.
+pub(crate) const MAPPED_USER: &str = "acme";
+
+/// The mapped user's FTPS password.
+pub(crate) const MAPPED_PASSWORD: &str = "swordfish 42";
+
+/// [`MAPPED_PASSWORD`] under cheap parameters, so that tests do not wait for it.
+const MAPPED_HASH: &str = include_str!("mapped_password.hash");
+
+/// Passive ports of one gateway; ports that others use are stepped over.
+const PASSIVE_PORTS: u16 = 400;
+
+/// How long anything may take that is only waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running gateway. Dropping it ends it; in a failed test it shows its log.
+pub(crate) struct Gateway {
+    directory: TempDir,
+    process: Child,
+    log: Arc<Log>,
+    pub(crate) explicit: SocketAddr,
+    pub(crate) implicit: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+/// What can be different about a gateway. Each text is YAML.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Setup {
+    /// Entries of `backends`, indented by two.
+    pub(crate) backends: String,
+    /// Entries of `users`, indented by two.
+    pub(crate) users: String,
+    /// Further top-level keys (`policy`, `limits`, `timeouts` …).
+    pub(crate) more: String,
+    /// Lines under `tls`, indented by two.
+    pub(crate) tls: String,
+    /// Lines under `passive`, indented by two.
+    pub(crate) passive: String,
+    /// `log.level`.
+    pub(crate) level: Option<String>,
+}
+
+impl Setup {
+    /// One backend, `files`, which is this server.
+    pub(crate) fn backend(sshd: &Sshd) -> Self {
+        Self::backend_at(sshd.address(), &sshd.host_key_fingerprint("ed25519"))
+    }
+
+    /// One backend, `files`, at an address with a pinned host key.
+    pub(crate) fn backend_at(address: SocketAddr, fingerprint: &str) -> Self {
+        Self {
+            backends: format!("  files: {{address: \"{address}\", host_keys: [\"{fingerprint}\"]}}\n"),
+            ..Self::default()
+        }
+    }
+
+    /// Everybody by passthrough, and [`MAPPED_USER`] with the sshd user's files as its root.
+    pub(crate) fn with_users(mut self, root: &Path) -> Self {
+        self.users.push_str(&format!(
+            "  {MAPPED_USER}:\n    password_hash: \"{}\"\n    backend: files\n    \
+             login: {{user: {}, password: \"{}\"}}\n    root: \"{}\"\n  \"*\": {{backend: files, login: passthrough}}\n",
+            MAPPED_HASH.trim(),
+            sshd::USER,
+            sshd::PASSWORD,
+            root.display()
+        ));
+        self
+    }
+
+    /// Adds a mapped user with its own lines (`root`, `permissions`, `policy` …), indented by four.
+    pub(crate) fn with_user(mut self, name: &str, lines: &str) -> Self {
+        self.users.push_str(&format!(
+            "  {name}:\n    password_hash: \"{}\"\n    backend: files\n    login: {{user: {}, password: \"{}\"}}\n{lines}",
+            MAPPED_HASH.trim(),
+            sshd::USER,
+            sshd::PASSWORD,
+        ));
+        self
+    }
+
+    /// Adds top-level keys.
+    pub(crate) fn with(mut self, yaml: &str) -> Self {
+        self.more.push_str(yaml);
+        self
+    }
+}
+
+impl Gateway {
+    /// In front of a server: everybody by passthrough, and [`MAPPED_USER`].
+    pub(crate) fn before(sshd: &Sshd) -> Self {
+        Self::start(&Setup::backend(sshd).with_users(&sshd.files()))
+    }
+
+    /// With a configuration of the test's.
+    pub(crate) fn start(setup: &Setup) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        write_certificate(directory.path());
+        let first = 20_000 + u16::try_from(std::process::id() % 24).unwrap() * PASSIVE_PORTS;
+        let configuration = format!(
+            "listeners:\n  - {{name: explicit, address: \"127.0.0.1:0\", tls: explicit}}\n  - {{name: implicit, \
+             address: \"127.0.0.1:0\", tls: implicit}}\ntls:\n  certificates: [{{certificate: tls.crt, key: \
+             tls.key}}]\n{}passive:\n  ports: {first}-{}\n{}backends:\n{}users:\n{}admin: {{address: \
+             \"127.0.0.1:0\"}}\nlog: {{format: json, level: \"{}\"}}\n{}",
+            setup.tls,
+            first + PASSIVE_PORTS - 1,
+            setup.passive,
+            setup.backends,
+            setup.users,
+            setup.level.as_deref().unwrap_or("debug"),
+            setup.more
+        );
+        let file = directory.path().join("gateway.yaml");
+        fs::write(&file, &configuration).unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_ftps2sftp"))
+            .args(["run", "--config"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Log::default());
+        let errors = BufReader::new(process.stderr.take().unwrap());
+        let sink = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in errors.split(b'\n').map_while(Result::ok) {
+                sink.push(line.iter().map(|byte| char::from(*byte)).collect());
+            }
+            sink.end();
+        });
+        let address = |listener: &str| {
+            let marker = format!("\"listener\":\"{listener}\",\"server.address\":\"");
+            log.wait_for(|line| line.contains("\"listening\"") && line.contains(&marker))
+                .and_then(|line| line.split(&marker).nth(1)?.split('"').next()?.parse().ok())
+                .unwrap_or_else(|| panic!("the gateway does not start:\n{configuration}\n{}", log.text()))
+        };
+        let (explicit, implicit) = (address("explicit"), address("implicit"));
+        let admin = log
+            .wait_for(|line| line.contains("admin listening"))
+            .and_then(|line| line.split("server.address\":\"").nth(1)?.split('"').next()?.parse().ok())
+            .unwrap();
+        Self { directory, process, log, explicit, implicit, admin }
+    }
+
+    /// PEM file of the certificate, which is its own authority.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.directory.path().join("tls.crt")
+    }
+
+    /// Its process id.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Everything it has logged.
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// Waits for a log line.
+    pub(crate) fn wait_for_log(&self, wanted: impl Fn(&str) -> bool) -> String {
+        self.log.wait_for(wanted).unwrap_or_else(|| panic!("no such log line:\n{}", self.log.text()))
+    }
+
+    /// A field of /proc/PID/status in KiB, such as `VmHWM` or `VmRSS`.
+    pub(crate) fn memory(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Sends it a signal by number name, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.process.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the gateway does not end:\n{}", self.log.text());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if thread::panicking() {
+            eprintln!("log of the gateway:\n{}", self.log.text());
+        }
+    }
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<(Vec<String>, bool)>,
+    changed: Condvar,
+}
+
+impl Log {
+    fn push(&self, line: String) {
+        self.lines.lock().unwrap().0.push(line);
+        self.changed.notify_all();
+    }
+
+    fn end(&self) {
+        self.lines.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+
+    fn text(&self) -> String {
+        self.lines.lock().unwrap().0.join("\n")
+    }
+
+    fn wait_for(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let lines = self.lines.lock().unwrap();
+        let found = |lines: &Vec<String>| lines.iter().find(|line| wanted(line)).cloned();
+        let (lines, _) = self
+            .changed
+            .wait_timeout_while(lines, PATIENCE, |(lines, ended)| !*ended && found(lines).is_none())
+            .unwrap();
+        found(&lines.0)
+    }
+}
+
+fn write_certificate(directory: &Path) {
+    let names = vec![SERVER_NAME.to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    fs::write(directory.join("tls.crt"), made.cert.pem()).unwrap();
+    fs::write(directory.join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+}
