@@ -100,6 +100,22 @@ impl Target {
         &self.backend
     }
 
+    /// The first address where a server speaks. With the deadline of its login.
+    async fn reach_any(&self) -> Result<(Connection, Instant), ConnectError> {
+        let mut failure = None;
+        for endpoint in &self.endpoints {
+            match self.reach(endpoint).await {
+                Err(error) if error.is_of_the_address() => {
+                    let server = &endpoint.server;
+                    tracing::debug!(host = %server.host, port = server.port, %error, "backend address not usable");
+                    failure = Some(error);
+                }
+                result => return result,
+            }
+        }
+        Err(failure.unwrap_or_else(|| ConnectError::Lost("the backend has no address".to_owned())))
+    }
+
     /// TCP, key exchange and host key with one address. The connection is not logged in yet.
     async fn reach(&self, endpoint: &Endpoint) -> Result<(Connection, Instant), ConnectError> {
         // One limit however often a pin makes us ask again.
@@ -182,19 +198,16 @@ impl Connection {
     /// # Errors
     /// When no address can be reached, the server is not the right one, or it refuses the login.
     pub async fn open(target: &Target, credentials: &Credentials) -> Result<Self, ConnectError> {
-        let mut failure = None;
-        for endpoint in &target.endpoints {
-            match target.reach(endpoint).await {
-                Ok((connection, deadline)) => return connection.log_in(credentials, deadline).await,
-                Err(error) if error.is_of_the_address() => {
-                    let server = &endpoint.server;
-                    tracing::debug!(host = %server.host, port = server.port, %error, "backend address not usable");
-                    failure = Some(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(failure.unwrap_or_else(|| ConnectError::Lost("the backend has no address".to_owned())))
+        let (connection, deadline) = target.reach_any().await?;
+        connection.log_in(credentials, deadline).await
+    }
+
+    /// Connects and checks the host key, but does not log in: is this the right server, and does it answer?
+    ///
+    /// # Errors
+    /// When no address can be reached, or the server is not the right one.
+    pub async fn greet(target: &Target) -> Result<Self, ConnectError> {
+        target.reach_any().await.map(|(connection, _)| connection)
     }
 
     /// Key exchange and login share a deadline.

@@ -369,8 +369,8 @@ mod tests {
         let known_hosts = parse(&format!("# comment\n\n  sftp.example.com,10.0.0.7\t{ED25519} a comment\r\n"));
         assert_eq!(numbers(&known_hosts, "SFTP.example.com", 22), [3]);
         assert_eq!(numbers(&known_hosts, "10.0.0.7", 22), [3]);
-        assert_eq!(numbers(&known_hosts, "10.0.0.70", 22), []);
-        assert_eq!(numbers(&known_hosts, "sftp.example.com", 2222), []);
+        assert!(numbers(&known_hosts, "10.0.0.70", 22).is_empty());
+        assert!(numbers(&known_hosts, "sftp.example.com", 2222).is_empty());
     }
 
     #[test]
@@ -378,7 +378,7 @@ mod tests {
         let known_hosts = parse(&format!("[sftp.example.com]:2222,[::1]:2022 {ED25519}"));
         assert_eq!(numbers(&known_hosts, "sftp.example.com", 2222), [1]);
         assert_eq!(numbers(&known_hosts, "::1", 2022), [1]);
-        assert_eq!(numbers(&known_hosts, "sftp.example.com", 22), []);
+        assert!(numbers(&known_hosts, "sftp.example.com", 22).is_empty());
     }
 
     #[test]
@@ -386,9 +386,9 @@ mod tests {
         for names in ["*.example.com,!bad.example.com", "!bad.example.com,*.example.com"] {
             let known_hosts = parse(&format!("{names} {ED25519}"));
             assert_eq!(numbers(&known_hosts, "good.example.com", 22), [1]);
-            assert_eq!(numbers(&known_hosts, "bad.example.com", 22), []);
+            assert!(numbers(&known_hosts, "bad.example.com", 22).is_empty());
         }
-        assert_eq!(numbers(&parse(&format!("!bad.example.com {ED25519}")), "good.example.com", 22), []);
+        assert!(numbers(&parse(&format!("!bad.example.com {ED25519}")), "good.example.com", 22).is_empty());
     }
 
     #[test]
@@ -402,7 +402,7 @@ mod tests {
             parse(&format!("{} {ED25519}\n{} {ED25519}\n", hash("sftp.example.com"), hash("[sftp.example.com]:2222")));
         assert_eq!(numbers(&known_hosts, "SFTP.example.com", 22), [1]);
         assert_eq!(numbers(&known_hosts, "sftp.example.com", 2222), [2]);
-        assert_eq!(numbers(&known_hosts, "other.example.com", 22), []);
+        assert!(numbers(&known_hosts, "other.example.com", 22).is_empty());
     }
 
     #[test]

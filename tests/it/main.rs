@@ -1,6 +1,4 @@
 //! Integration tests.
-// Helpers are tests too, wherever they stand.
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 #![allow(
     clippy::expect_used,
