@@ -10,6 +10,7 @@
 
 mod configuration;
 mod layering;
+mod readme;
 mod sftp_session;
 mod ssh;
 mod support;
