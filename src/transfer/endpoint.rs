@@ -209,10 +209,14 @@ async fn handshake(stream: TcpStream, tls: &SessionTls, direction: &AtomicU8) ->
     let hello =
         LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream)).await.map_err(DataError::Handshake)?;
     // Most clients send their ClientHello after 150: by now the direction is known. Where it is not, no ticket.
-    let config = if direction.load(Ordering::SeqCst) == TO_CLIENT { &tls.download } else { &tls.upload };
-    let mut stream = hello.into_stream(Arc::clone(config)).await.map_err(DataError::Handshake)?;
+    let tls = tls.for_data(direction.load(Ordering::SeqCst) == TO_CLIENT);
+    let mut stream = hello.into_stream(Arc::clone(&tls.config)).await.map_err(DataError::Handshake)?;
     stream.get_mut().0.handshake_complete();
-    Ok(DataConnection::Private(Box::new(stream)))
+    let connection = DataConnection::Private(Box::new(stream));
+    if let Some(secured) = connection.secured() {
+        tls.established(&secured);
+    }
+    Ok(connection)
 }
 
 fn result_label(opened: Result<&DataConnection, &DataError>) -> DataConnectionResult {
