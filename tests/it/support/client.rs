@@ -191,6 +191,11 @@ impl Client {
         self.tls.connect(server_name(), stream).await
     }
 
+    /// Its TLS, which holds the sessions it can resume.
+    pub(crate) fn tls(&self) -> &TlsConnector {
+        &self.tls
+    }
+
     /// A data connection that is ready, once the gateway expects it.
     pub(crate) async fn data(&self, address: SocketAddr) -> Box<dyn Stream> {
         let stream = self.connect(address).await;
@@ -288,6 +293,7 @@ pub(crate) fn connector(gateway: &Gateway, version: &'static SupportedProtocolVe
     TlsConnector::from(Arc::new(config))
 }
 
-fn server_name() -> ServerName<'static> {
+/// The name the gateway's certificate is checked against.
+pub(crate) fn server_name() -> ServerName<'static> {
     ServerName::try_from(SERVER_NAME).unwrap()
 }
