@@ -9,10 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
-use crate::tls::Secured;
+use crate::tls::{DataTls, Secured};
 
 use super::prompt_socket::PromptSocket;
 
@@ -66,14 +65,13 @@ impl DataConnection {
     ///
     /// # Errors
     /// [`DataError::Handshake`].
-    pub(super) async fn secure<'a>(
-        stream: TcpStream,
-        choose: impl FnOnce() -> &'a Arc<ServerConfig>,
-    ) -> Result<Self, DataError> {
+    pub(super) async fn secure(stream: TcpStream, choose: impl FnOnce() -> DataTls) -> Result<Self, DataError> {
         let hello = LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream));
         let hello = hello.await.map_err(DataError::Handshake)?;
-        let mut stream = hello.into_stream(Arc::clone(choose())).await.map_err(DataError::Handshake)?;
+        let tls = choose();
+        let mut stream = hello.into_stream(Arc::clone(&tls.config)).await.map_err(DataError::Handshake)?;
         stream.get_mut().0.handshake_complete();
+        tls.established(&Secured::of(stream.get_ref().1));
         Ok(Self::Private(Box::new(stream)))
     }
 

@@ -205,8 +205,7 @@ async fn arrive(
 
 async fn handshake(stream: TcpStream, tls: &SessionTls, direction: &AtomicU8) -> Result<DataConnection, DataError> {
     // Most clients send their ClientHello after 150: by then the direction is known. Where it is not, no ticket.
-    let choose = || if direction.load(Ordering::SeqCst) == TO_CLIENT { &tls.download } else { &tls.upload };
-    DataConnection::secure(stream, choose).await
+    DataConnection::secure(stream, || tls.for_data(direction.load(Ordering::SeqCst) == TO_CLIENT)).await
 }
 
 fn result_label(opened: Result<&DataConnection, &DataError>) -> DataConnectionResult {

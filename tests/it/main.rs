@@ -8,9 +8,15 @@
     reason = "everything here is a test, helpers included; clippy's own allowance ends at `#[test]` functions"
 )]
 
+mod commands;
 mod configuration;
 mod layering;
+mod listings;
+mod login;
+mod names;
+mod observability;
 mod readme;
+mod security;
 mod sftp_session;
 mod ssh;
 mod support;
