@@ -233,7 +233,10 @@ pub(super) async fn rnto(
         Err(error) => return Err(error).purpose(Purpose::RenameTo),
     };
     let sftp = session.backend.names().await.purpose(Purpose::RenameTo)?;
-    match commit::publish(&sftp, &source, &target, replace).await {
+    let mut left_behind = Vec::new();
+    let renamed = commit::publish(&sftp, &source, &target, replace, &mut left_behind).await;
+    session.backend.leave_behind(left_behind).await;
+    match renamed {
         Ok(()) => Ok(Step::reply(250, "Renamed")),
         // Nobody told whether it happened: the truth is in the names.
         Err(SftpError::Lost(_) | SftpError::TimedOut) => match lstat(session, &source).await {

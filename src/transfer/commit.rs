@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use crate::sftp::{Attributes, BackendPath, File, OpenFlags, Session, SftpError, StatusCode};
 
+use super::left_behind::LeftBehind;
 use super::outcome::TransferError;
 
 /// Ends the name of a file that is being uploaded.
@@ -128,13 +129,15 @@ impl Landing {
         }
     }
 
-    /// All WRITEs are acknowledged: makes it durable, closes it, checks its length, and gives it its name.
+    /// All WRITEs are acknowledged: makes it durable, closes it, checks its length, and gives it its name. What a loss
+    /// of the backend leaves half done is added to `left_behind`.
     pub(super) async fn commit(
         &self,
         sftp: &Session,
         file: File,
         length: u64,
         fsync: bool,
+        left_behind: &mut Vec<LeftBehind>,
     ) -> Result<(), TransferError> {
         if let Self::Atomic { mode: Some(mode), .. } = self {
             // A server that does not let us choose modes still stores files.
@@ -152,7 +155,9 @@ impl Landing {
             return Err(TransferError::SizeDiffers { expected: length, found });
         }
         match self {
-            Self::Atomic { temporary, target, replace, .. } => Ok(publish(sftp, temporary, target, *replace).await?),
+            Self::Atomic { temporary, target, replace, .. } => {
+                Ok(publish(sftp, temporary, target, *replace, left_behind).await?)
+            },
             Self::Direct { .. } | Self::Continue { .. } => Ok(()),
         }
     }
@@ -167,7 +172,7 @@ impl Landing {
 
     /// Undoes a failed upload as far as possible. A temporary file that could not be removed is given back, to be
     /// removed over the next connection.
-    pub(super) async fn discard(self, sftp: &Session) -> Option<BackendPath> {
+    pub(super) async fn discard(self, sftp: &Session) -> Option<LeftBehind> {
         let undo = {
             let (landing, sftp) = (self.clone(), sftp.clone());
             tokio::spawn(async move {
@@ -187,7 +192,7 @@ impl Landing {
             Ok(Ok(Ok(()) | Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. })))
         );
         match self {
-            Self::Atomic { temporary, .. } if !undone => Some(temporary),
+            Self::Atomic { temporary, .. } if !undone => Some(LeftBehind::Temporary(temporary)),
             Self::Atomic { .. } | Self::Direct { .. } | Self::Continue { .. } => None,
         }
     }
@@ -220,7 +225,7 @@ pub async fn is_storage_full(sftp: &Session, path: &BackendPath, error: &SftpErr
     }
 }
 
-/// Gives a finished file its name.
+/// Gives a finished file its name. If the backend is lost half-way, what is to be put right is added to `left_behind`.
 ///
 /// # Errors
 /// What the backend says; the target is then what it was.
@@ -229,6 +234,7 @@ pub async fn publish(
     temporary: &BackendPath,
     target: &BackendPath,
     replace: bool,
+    left_behind: &mut Vec<LeftBehind>,
 ) -> Result<(), SftpError> {
     if !replace || sftp.extensions().posix_rename {
         return sftp.rename(temporary, target, replace).await;
@@ -240,12 +246,28 @@ pub async fn publish(
         other => return other,
     }
     let aside = temporary_beside(target)?;
-    sftp.rename(target, &aside, false).await?;
-    if let Err(error) = sftp.rename(temporary, target, false).await {
-        ignore_status(sftp.rename(&aside, target, false).await)?;
-        return Err(error);
+    let exchanged = exchange(sftp, temporary, target, &aside).await;
+    if matches!(exchanged, Err(SftpError::Lost(_) | SftpError::TimedOut)) {
+        left_behind.push(LeftBehind::Aside { aside, target: target.clone() });
     }
-    ignore_status(sftp.remove(&aside).await)
+    exchanged
+}
+
+async fn exchange(
+    sftp: &Session,
+    temporary: &BackendPath,
+    target: &BackendPath,
+    aside: &BackendPath,
+) -> Result<(), SftpError> {
+    sftp.rename(target, aside, false).await?;
+    match sftp.rename(temporary, target, false).await {
+        Ok(()) => ignore_status(sftp.remove(aside).await),
+        Err(error @ SftpError::Status { .. }) => {
+            ignore_status(sftp.rename(aside, target, false).await)?;
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn temporary_beside(target: &BackendPath) -> Result<BackendPath, SftpError> {
