@@ -157,7 +157,7 @@ impl Landing {
         match self {
             Self::Atomic { temporary, target, replace, .. } => {
                 Ok(publish(sftp, temporary, target, *replace, left_behind).await?)
-            },
+            }
             Self::Direct { .. } | Self::Continue { .. } => Ok(()),
         }
     }

@@ -9,7 +9,9 @@
 )]
 
 mod configuration;
+mod faults;
 mod layering;
+mod memory;
 mod sftp_session;
 mod ssh;
 mod support;
