@@ -14,6 +14,9 @@ use tokio_rustls::rustls::server::{NoServerSessionStorage, ServerSessionMemoryCa
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
 
+/// Why TLS cannot be set up.
+pub use tokio_rustls::rustls::Error as TlsError;
+
 use crate::config::TlsVersion;
 
 use self::certificate::Certificates;

@@ -1,12 +1,15 @@
 //! An open data connection: bytes in, bytes out, and the three ways it may end (RFC 959 §3.2, RFC 4217 §10).
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
 use crate::tls::Secured;
@@ -59,6 +62,21 @@ pub enum DataConnection {
 }
 
 impl DataConnection {
+    /// Answers a client's TLS handshake. The configuration is chosen when its ClientHello is there.
+    ///
+    /// # Errors
+    /// [`DataError::Handshake`].
+    pub(super) async fn secure<'a>(
+        stream: TcpStream,
+        choose: impl FnOnce() -> &'a Arc<ServerConfig>,
+    ) -> Result<Self, DataError> {
+        let hello = LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream));
+        let hello = hello.await.map_err(DataError::Handshake)?;
+        let mut stream = hello.into_stream(Arc::clone(choose())).await.map_err(DataError::Handshake)?;
+        stream.get_mut().0.handshake_complete();
+        Ok(Self::Private(Box::new(stream)))
+    }
+
     /// What its TLS handshake was; `None` in clear.
     pub fn secured(&self) -> Option<Secured> {
         match self {

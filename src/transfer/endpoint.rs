@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::LazyConfigAcceptor;
 
 use crate::config::Resumption;
 pub use crate::telemetry::metrics::DataMode;
@@ -20,7 +19,6 @@ use crate::tls::{Secured, SessionTls};
 
 use super::data_connection::{DataConnection, DataError};
 use super::passive::Reservation;
-use super::prompt_socket::PromptSocket;
 
 /// How long to wait for the rightful connection after one that did not resume the session was turned away.
 const SECOND_CHANCE: Duration = Duration::from_secs(2);
@@ -206,13 +204,9 @@ async fn arrive(
 }
 
 async fn handshake(stream: TcpStream, tls: &SessionTls, direction: &AtomicU8) -> Result<DataConnection, DataError> {
-    let hello =
-        LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream)).await.map_err(DataError::Handshake)?;
-    // Most clients send their ClientHello after 150: by now the direction is known. Where it is not, no ticket.
-    let config = if direction.load(Ordering::SeqCst) == TO_CLIENT { &tls.download } else { &tls.upload };
-    let mut stream = hello.into_stream(Arc::clone(config)).await.map_err(DataError::Handshake)?;
-    stream.get_mut().0.handshake_complete();
-    Ok(DataConnection::Private(Box::new(stream)))
+    // Most clients send their ClientHello after 150: by then the direction is known. Where it is not, no ticket.
+    let choose = || if direction.load(Ordering::SeqCst) == TO_CLIENT { &tls.download } else { &tls.upload };
+    DataConnection::secure(stream, choose).await
 }
 
 fn result_label(opened: Result<&DataConnection, &DataError>) -> DataConnectionResult {

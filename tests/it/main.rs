@@ -12,6 +12,7 @@ mod configuration;
 mod faults;
 mod layering;
 mod memory;
+mod readme;
 mod sftp_session;
 mod ssh;
 mod support;

@@ -233,7 +233,6 @@ impl Sshd {
 }
 
 impl Drop for Sshd {
-    #[allow(clippy::print_stderr, reason = "what sshd wrote, for a test that failed")]
     fn drop(&mut self) {
         self.kill_sessions();
         let _ = self.process.kill();
