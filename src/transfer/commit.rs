@@ -67,7 +67,8 @@ pub enum Landing {
 }
 
 impl Landing {
-    /// Opens a new temporary file beside `target`. `existing` is what stands under that name now.
+    /// Opens a new temporary file beside `target`. `existing` is what stands under that name now. A file that a lost
+    /// backend may have made without telling is added to `left_behind`.
     ///
     /// # Errors
     /// What the backend says to OPEN, or that no random bytes could be had.
@@ -77,10 +78,17 @@ impl Landing {
         existing: Option<&Attributes>,
         mode: u32,
         replace: bool,
+        left_behind: &mut Vec<LeftBehind>,
     ) -> Result<(File, Self), SftpError> {
         let temporary = temporary_beside(&target)?;
         let flags = OpenFlags { write: true, create: true, exclusive: true, ..OpenFlags::default() };
-        let file = sftp.open(&temporary, flags, Some(mode)).await?;
+        let file = match sftp.open(&temporary, flags, Some(mode)).await {
+            Err(error @ (SftpError::Lost(_) | SftpError::TimedOut)) => {
+                left_behind.push(LeftBehind::Temporary(temporary));
+                return Err(error);
+            }
+            opened => opened?,
+        };
         let mode = existing.and_then(|attributes| attributes.permissions).map(|bits| bits & 0o7777);
         Ok((file, Self::Atomic { temporary, target, mode, replace }))
     }
@@ -241,9 +249,14 @@ pub async fn publish(
     }
     // Plain RENAME does not replace on most servers. Where the target exists it steps aside, and comes back if its
     // successor cannot take its place: at no moment is neither of the two there.
-    match sftp.rename(temporary, target, false).await {
-        Err(SftpError::Status { .. }) if sftp.lstat(target).await.is_ok() => {}
-        other => return other,
+    let Err(refused) = sftp.rename(temporary, target, false).await else { return Ok(()) };
+    if !matches!(refused, SftpError::Status { .. }) {
+        return Err(refused);
+    }
+    match sftp.lstat(target).await {
+        Ok(_) => {}
+        Err(SftpError::Status { .. }) => return Err(refused),
+        Err(lost) => return Err(lost),
     }
     let aside = temporary_beside(target)?;
     let exchanged = exchange(sftp, temporary, target, &aside).await;
