@@ -172,8 +172,17 @@ async fn look(session: &mut LoggedIn, name: &[u8]) -> Result<Option<Found>, Comm
         other => other.purpose(Purpose::Existing)?,
     };
     let resolve = resolver(session).await?;
-    if attributes.kind() == Some(FileKind::Directory) {
-        let opened = open_directory(session, &located).await?;
+    let opened = match attributes.kind() {
+        Some(FileKind::Directory) => Some(open_directory(session, &located).await?),
+        Some(_) => None,
+        // A server that tells no kinds: what opens as a directory is one.
+        None => match open_directory(session, &located).await {
+            Ok(opened) => Some(opened),
+            Err(CommandError::WrongKind(..)) => None,
+            Err(error) => return Err(error),
+        },
+    };
+    if let Some(opened) = opened {
         return Ok(Some(Found { path, source: Source::Directory(opened), directory: located, resolve }));
     }
     let name = path.file_name().unwrap_or_default().to_vec();

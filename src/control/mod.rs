@@ -308,7 +308,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         let mut running = transfer.run(stop.clone(), progress.clone());
         let mut watch = Watch::default();
         let now = self.shutdown.now.clone();
-        let outcome = loop {
+        let mut outcome = loop {
             let listening = watch.ended.is_none() && !watch.quit && self.waiting.len() < MAX_QUEUED_LINES;
             tokio::select! {
                 biased;
@@ -327,7 +327,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             }
             meter.progress(progress.bytes(), 0);
         };
-        self.remember_left_behind(&outcome);
+        self.remember_left_behind(&mut outcome).await;
         let backend = self.session.logged_in().map(|state| state.backend.name().to_owned()).unwrap_or_default();
         self.recorder.transfer_ended(meter, &backend, kind, &subject, &outcome);
         let reply = match &outcome.result {
@@ -375,9 +375,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         }
     }
 
-    fn remember_left_behind(&mut self, outcome: &Outcome) {
-        if let (Some(state), Some(path)) = (self.session.logged_in(), &outcome.left_behind) {
-            state.backend.leave_behind(path.clone());
+    async fn remember_left_behind(&mut self, outcome: &mut Outcome) {
+        let left_behind = std::mem::take(&mut outcome.left_behind);
+        if let Some(state) = self.session.logged_in().filter(|_| !left_behind.is_empty()) {
+            state.backend.leave_behind(left_behind).await;
         }
     }
 

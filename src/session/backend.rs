@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::sftp::{self, BackendPath, SftpError};
+use crate::sftp::{self, SftpError};
 use crate::ssh::{ConnectError, Connection, Credentials, Target};
 use crate::telemetry::metrics::{self, BackendConnectResult};
+use crate::transfer::left_behind::LeftBehind;
 
-/// Temporary files to remove after a reconnect; more are left to the sweep of stale ones.
+/// Things to put right after a reconnect; more are left to the sweep of stale temporary files.
 const MAX_LEFT_BEHIND: usize = 64;
 
 /// Why the backend could not do something.
@@ -28,7 +29,7 @@ pub struct BackendLink {
     connection: Connection,
     names: sftp::Session,
     bulk: Option<sftp::Session>,
-    left_behind: Vec<BackendPath>,
+    left_behind: Vec<LeftBehind>,
 }
 
 impl BackendLink {
@@ -90,10 +91,14 @@ impl BackendLink {
         }
     }
 
-    /// Remembers a temporary file that could not be removed; it goes with the next connection.
-    pub fn leave_behind(&mut self, path: BackendPath) {
-        if self.left_behind.len() < MAX_LEFT_BEHIND {
-            self.left_behind.push(path);
+    /// Remembers what could not be put right; that is done over the next connection, or at once where only the channel
+    /// for bulk data was lost.
+    pub async fn leave_behind(&mut self, left_behind: Vec<LeftBehind>) {
+        let room = MAX_LEFT_BEHIND.saturating_sub(self.left_behind.len());
+        self.left_behind.extend(left_behind.into_iter().take(room));
+        let bulk_only = self.bulk.as_ref().is_some_and(sftp::Session::is_lost) && !self.names.is_lost();
+        if bulk_only && !self.connection.is_lost() {
+            self.put_right().await;
         }
     }
 
@@ -105,17 +110,25 @@ impl BackendLink {
     async fn reconnect(&mut self) -> Result<(), ConnectError> {
         (self.connection, self.names) = connect(&self.target, &self.credentials).await?;
         self.bulk = None;
-        let left_behind = std::mem::take(&mut self.left_behind);
-        if !left_behind.is_empty() {
+        self.put_right().await;
+        Ok(())
+    }
+
+    async fn put_right(&mut self) {
+        let (urgent, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.left_behind).into_iter().partition(LeftBehind::is_urgent);
+        // The command that brought the connection back may be about the very file that is missing.
+        for left_behind in urgent {
+            left_behind.put_right(&self.names).await;
+        }
+        if !rest.is_empty() {
             let names = self.names.clone();
             tokio::spawn(async move {
-                for path in left_behind {
-                    // It may be gone already: its removal may have been carried out and not been answered.
-                    let _ = names.remove(&path).await;
+                for left_behind in rest {
+                    left_behind.put_right(&names).await;
                 }
             });
         }
-        Ok(())
     }
 }
 

@@ -91,7 +91,7 @@ impl Listing {
             result,
             client_bytes: progress.bytes(),
             backend_bytes: progress.bytes(),
-            left_behind: None,
+            left_behind: Vec::new(),
             hostile_names: formatter.hostile,
         }
     }

@@ -46,6 +46,7 @@ impl Upload {
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
         let Self { endpoint, sftp, file, landing, offset, ascii, window, idle, strict_end, fsync } = self;
         let mut backend_bytes = 0;
+        let mut left_behind = Vec::new();
         let result = async {
             let mut connection = tokio::select! {
                 reason = stop.tripped() => return Err(reason.into()),
@@ -74,7 +75,7 @@ impl Upload {
             let store = async {
                 let (file, bytes) = sink.finish().await?;
                 backend_bytes = bytes;
-                landing.commit(&sftp, file, offset + bytes, fsync).await
+                landing.commit(&sftp, file, offset + bytes, fsync, &mut left_behind).await
             };
             tokio::pin!(store);
             tokio::select! {
@@ -88,11 +89,12 @@ impl Upload {
             }
         }
         .await;
-        let (result, left_behind) = match result {
-            Ok(()) => (Ok(()), None),
+        let result = match result {
+            Ok(()) => Ok(()),
             Err(error) => {
                 let error = commit::explain(&sftp, landing.path(), error).await;
-                (Err(error), landing.discard(&sftp).await)
+                left_behind.extend(landing.discard(&sftp).await);
+                Err(error)
             }
         };
         Outcome { result, client_bytes: progress.bytes(), backend_bytes, left_behind, hostile_names: 0 }

@@ -10,9 +10,11 @@
 
 mod commands;
 mod configuration;
+mod faults;
 mod layering;
 mod listings;
 mod login;
+mod memory;
 mod names;
 mod observability;
 mod readme;

@@ -3,4 +3,6 @@
 pub(crate) mod client;
 pub(crate) mod gateway;
 pub mod scripted_sftp;
+pub(crate) mod scripted_sshd;
 pub(crate) mod sshd;
+pub(crate) mod transfer;

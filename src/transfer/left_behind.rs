@@ -1,0 +1,39 @@
+//! What an upload or a rename leaves on the backend when the connection is lost in the middle, and how it is put right.
+
+use crate::sftp::{BackendPath, Session, SftpError, StatusCode};
+
+/// Something to see to over the next connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeftBehind {
+    /// A temporary file of an upload that failed: it goes.
+    Temporary(BackendPath),
+    /// A file that stepped aside for its successor. If the successor did not take its place it comes back, else it goes.
+    Aside {
+        /// The hidden name it has now.
+        aside: BackendPath,
+        /// The name it had.
+        target: BackendPath,
+    },
+}
+
+impl LeftBehind {
+    /// Would a client miss a file until this is put right?
+    pub fn is_urgent(&self) -> bool {
+        matches!(self, Self::Aside { .. })
+    }
+
+    /// Puts it right. It may be so already: what was asked for before the loss may have been carried out unanswered.
+    pub async fn put_right(&self, sftp: &Session) {
+        // Errors other than a loss would be the same the next time.
+        let _ = match self {
+            Self::Temporary(path) => sftp.remove(path).await,
+            Self::Aside { aside, target } => match sftp.lstat(target).await {
+                Ok(_) => sftp.remove(aside).await,
+                Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => {
+                    sftp.rename(aside, target, false).await
+                }
+                Err(error) => Err(error),
+            },
+        };
+    }
+}
