@@ -117,14 +117,22 @@ impl DataConnection {
     /// Ends a download or a listing: all bytes out, close_notify, FIN, and then the client's FIN.
     ///
     /// # Errors
-    /// When the client broke the connection before everything was handed over.
-    pub async fn finish(mut self) -> Result<(), DataError> {
-        match &mut self {
-            Self::Clear(stream) => stream.shutdown().await,
-            // Flushes, sends close_notify, and closes the sending side.
-            Self::Private(stream) => stream.shutdown().await,
+    /// When the client broke the connection before everything was handed over, or took nothing for `idle`.
+    pub async fn finish(mut self, idle: Duration) -> Result<(), DataError> {
+        let flushed = timeout(idle, async {
+            match &mut self {
+                Self::Clear(stream) => stream.shutdown().await,
+                // Flushes, sends close_notify, and closes the sending side.
+                Self::Private(stream) => stream.shutdown().await,
+            }
+        });
+        match flushed.await {
+            Ok(flushed) => flushed.map_err(DataError::Broken)?,
+            Err(_) => {
+                self.reset();
+                return Err(DataError::Idle);
+            }
         }
-        .map_err(DataError::Broken)?;
         let mut socket = match self {
             Self::Clear(stream) => stream,
             Self::Private(stream) => stream.into_inner().0.into_inner(),
