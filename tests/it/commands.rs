@@ -503,7 +503,7 @@ async fn transfers_that_are_refused_are_refused_before_150() {
     let files = sshd.files();
     sshd.place_file("a", "0123456789");
     sshd.place_directory("d");
-    fs::set_permissions(sshd.place_file("unreadable", "x"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(sshd.place_file("unreadable", "x"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::write(files.join("foreign"), "x").unwrap();
     fs::create_dir(files.join("closed")).unwrap();
     assert!(Command::new("mkfifo").arg(files.join("pipe")).status().unwrap().success());

@@ -108,7 +108,7 @@ async fn what_is_missing_or_no_directory_has_its_code() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     sshd.place_file("f", "x");
-    fs::set_permissions(sshd.place_directory("closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(sshd.place_directory("closed"), fs::Permissions::from_mode(0o000)).unwrap();
     let mut client = Client::logged_in(&gateway).await;
     for path in ["missing", "missing/deeper", "f/x", "/missing"] {
         for verb in ["LIST", "NLST", "MLSD", "LIST -la"] {
