@@ -245,6 +245,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 Some(request) => format!("'{}' not understood", request.verb.as_str()),
                 None => "Not understood".to_owned(),
             };
+            // RFC 959 §4.1.3: RNTO comes immediately after RNFR.
+            if let Some(state) = self.session.logged_in() {
+                state.pending.take_rename_from();
+            }
             let reply = Reply::new(500, text);
             self.recorder.command(None, reply.code(), started.elapsed());
             return self.write(&reply).await;
