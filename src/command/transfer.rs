@@ -67,11 +67,12 @@ pub(super) async fn retr(
     if attributes.kind().is_some_and(|kind| kind != FileKind::Regular) {
         return Err(CommandError::WrongKind(Purpose::Existing, "Not a plain file"));
     }
-    if attributes.size.is_some_and(|size| offset > size) {
+    let ascii = converts(session);
+    // Under TYPE A the marker counts octets as they are sent, of which there may be more than are stored.
+    if !ascii && attributes.size.is_some_and(|size| offset > size) {
         return Err(CommandError::Restart("REST is beyond the end of the file"));
     }
     let file = open_for_reading(session, &located).await.purpose(Purpose::Existing)?;
-    let ascii = converts(session);
     let opening = opening(session, name, attributes.size.filter(|_| !ascii));
     let endpoint = take_endpoint(session)?;
     let download = Download {

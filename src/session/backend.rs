@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use crate::sftp::{self, SftpError};
 use crate::ssh::{ConnectError, Connection, Credentials, Target};
+use crate::telemetry::metrics::{self, BackendConnectResult};
 use crate::transfer::left_behind::LeftBehind;
 
 /// Things to put right after a reconnect; more are left to the sweep of stale temporary files.
@@ -60,8 +61,7 @@ impl BackendLink {
     /// # Errors
     /// What [`Connection::open`] says.
     pub async fn open(target: Arc<Target>, credentials: Credentials) -> Result<Self, ConnectError> {
-        let connection = Connection::open(&target, &credentials).await?;
-        let names = connection.open_sftp().await?;
+        let (connection, names) = connect(&target, &credentials).await?;
         Ok(Self { target, credentials, connection, names, bulk: None, left_behind: LeftBehinds::default() })
     }
 
@@ -136,9 +136,7 @@ impl BackendLink {
     }
 
     async fn reconnect(&mut self) -> Result<(), ConnectError> {
-        let connection = Connection::open(&self.target, &self.credentials).await?;
-        self.names = connection.open_sftp().await?;
-        self.connection = connection;
+        (self.connection, self.names) = connect(&self.target, &self.credentials).await?;
         self.bulk = None;
         self.put_right().await;
         Ok(())
@@ -161,6 +159,32 @@ impl BackendLink {
                     }
                 }
             });
+        }
+    }
+}
+
+/// Connects, logs in and starts SFTP, and counts how that ended.
+async fn connect(target: &Target, credentials: &Credentials) -> Result<(Connection, sftp::Session), ConnectError> {
+    let attempt = async {
+        let connection = Connection::open(target, credentials).await?;
+        let names = connection.open_sftp().await?;
+        Ok((connection, names))
+    };
+    let result = attempt.await;
+    let counted = result.as_ref().map_or_else(connect_result, |_| BackendConnectResult::Ok);
+    metrics::backend_connect(&target.backend().name, counted);
+    result
+}
+
+fn connect_result(error: &ConnectError) -> BackendConnectResult {
+    match error {
+        ConnectError::Resolve { .. } => BackendConnectResult::Dns,
+        ConnectError::Unreachable { .. } | ConnectError::Lost(_) => BackendConnectResult::Refused,
+        ConnectError::TimedOut { .. } | ConnectError::Sftp(SftpError::TimedOut) => BackendConnectResult::Timeout,
+        ConnectError::HostKey(_) => BackendConnectResult::HostKey,
+        ConnectError::Rejected { .. } => BackendConnectResult::Auth,
+        ConnectError::KeyExchange(_) | ConnectError::NoSftp(_) | ConnectError::Sftp(_) => {
+            BackendConnectResult::Protocol
         }
     }
 }

@@ -137,16 +137,9 @@ impl Landing {
         }
     }
 
-    /// All WRITEs are acknowledged: makes it durable, closes it, checks its length, and gives it its name. What a loss
+    /// All WRITEs are acknowledged: makes it durable, closes it, and checks its length. What a loss
     /// of the backend leaves half done is added to `left_behind`.
-    pub(super) async fn commit(
-        &self,
-        sftp: &Session,
-        file: File,
-        length: u64,
-        fsync: bool,
-        left_behind: &mut Vec<LeftBehind>,
-    ) -> Result<(), TransferError> {
+    pub(super) async fn seal(&self, sftp: &Session, file: File, length: u64, fsync: bool) -> Result<(), TransferError> {
         if let Self::Atomic { mode: Some(mode), .. } = self {
             // A server that does not let us choose modes still stores files.
             let mode = Attributes { permissions: Some(*mode), ..Attributes::default() };
@@ -162,11 +155,24 @@ impl Landing {
         if let Some(found) = found.filter(|found| !self.length_fits(*found, length)) {
             return Err(TransferError::SizeDiffers { expected: length, found });
         }
+        Ok(())
+    }
+
+    /// Gives a sealed file its name.
+    pub(super) async fn publish(&self, sftp: &Session, left_behind: &mut Vec<LeftBehind>) -> Result<(), SftpError> {
         match self {
             Self::Atomic { temporary, target, replace, .. } => {
-                Ok(publish(sftp, temporary, target, *replace, left_behind).await?)
+                publish(sftp, temporary, target, *replace, left_behind).await
             }
             Self::Direct { .. } | Self::Continue { .. } => Ok(()),
+        }
+    }
+
+    /// Whether `publish` is a single request: carried out or not, and nothing in between.
+    pub(super) fn publishes_in_one_step(&self, sftp: &Session) -> bool {
+        match self {
+            Self::Atomic { replace, .. } => !replace || sftp.extensions().posix_rename,
+            Self::Direct { .. } | Self::Continue { .. } => true,
         }
     }
 

@@ -9,10 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
-use crate::tls::Secured;
+use crate::tls::{DataTls, Secured};
 
 use super::prompt_socket::PromptSocket;
 
@@ -66,14 +65,13 @@ impl DataConnection {
     ///
     /// # Errors
     /// [`DataError::Handshake`].
-    pub(super) async fn secure<'a>(
-        stream: TcpStream,
-        choose: impl FnOnce() -> &'a Arc<ServerConfig>,
-    ) -> Result<Self, DataError> {
+    pub(super) async fn secure(stream: TcpStream, choose: impl FnOnce() -> DataTls) -> Result<Self, DataError> {
         let hello = LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream));
         let hello = hello.await.map_err(DataError::Handshake)?;
-        let mut stream = hello.into_stream(Arc::clone(choose())).await.map_err(DataError::Handshake)?;
+        let tls = choose();
+        let mut stream = hello.into_stream(Arc::clone(&tls.config)).await.map_err(DataError::Handshake)?;
         stream.get_mut().0.handshake_complete();
+        tls.established(&Secured::of(stream.get_ref().1));
         Ok(Self::Private(Box::new(stream)))
     }
 
@@ -119,14 +117,22 @@ impl DataConnection {
     /// Ends a download or a listing: all bytes out, close_notify, FIN, and then the client's FIN.
     ///
     /// # Errors
-    /// When the client broke the connection before everything was handed over.
-    pub async fn finish(mut self) -> Result<(), DataError> {
-        match &mut self {
-            Self::Clear(stream) => stream.shutdown().await,
-            // Flushes, sends close_notify, and closes the sending side.
-            Self::Private(stream) => stream.shutdown().await,
+    /// When the client broke the connection before everything was handed over, or took nothing for `idle`.
+    pub async fn finish(mut self, idle: Duration) -> Result<(), DataError> {
+        let flushed = timeout(idle, async {
+            match &mut self {
+                Self::Clear(stream) => stream.shutdown().await,
+                // Flushes, sends close_notify, and closes the sending side.
+                Self::Private(stream) => stream.shutdown().await,
+            }
+        });
+        match flushed.await {
+            Ok(flushed) => flushed.map_err(DataError::Broken)?,
+            Err(_) => {
+                self.reset();
+                return Err(DataError::Idle);
+            }
         }
-        .map_err(DataError::Broken)?;
         let mut socket = match self {
             Self::Clear(stream) => stream,
             Self::Private(stream) => stream.into_inner().0.into_inner(),

@@ -46,7 +46,10 @@ impl Download {
                 sent = send(&mut source, &mut connection, ascii, skip, idle, &progress, &mut backend_bytes) => sent,
             };
             match sent {
-                Ok(()) => Ok(connection.finish().await?),
+                Ok(()) => tokio::select! {
+                    reason = stop.tripped() => Err(reason.into()),
+                    finished = connection.finish(idle) => Ok(finished?),
+                },
                 Err(error) => {
                     connection.reset();
                     Err(error)

@@ -79,7 +79,10 @@ impl Listing {
                 sent = send(&mut source, &mut formatter, &mut connection, idle, &progress) => sent,
             };
             match sent {
-                Ok(()) => Ok(connection.finish().await?),
+                Ok(()) => tokio::select! {
+                    reason = stop.tripped() => Err(reason.into()),
+                    finished = connection.finish(idle) => Ok(finished?),
+                },
                 Err(error) => {
                     connection.reset();
                     Err(error)

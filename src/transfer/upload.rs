@@ -52,13 +52,15 @@ impl Upload {
                 reason = stop.tripped() => return Err(reason.into()),
                 connection = endpoint.open(Direction::FromClient) => connection?,
             };
-            let mut sink = match landing.begin(&file).await {
-                Ok(()) => WriteStream::new(file, offset, window),
-                Err(error) => {
-                    connection.reset();
-                    return Err(error.into());
-                }
+            let begun = tokio::select! {
+                reason = stop.tripped() => Err(reason.into()),
+                begun = landing.begin(&file) => begun.map_err(TransferError::from),
             };
+            if let Err(error) = begun {
+                connection.reset();
+                return Err(error);
+            }
+            let mut sink = WriteStream::new(file, offset, window);
             let received = tokio::select! {
                 reason = stop.tripped() => Err(reason.into()),
                 received = receive(&mut connection, &mut sink, ascii, idle, strict_end, &progress) => received,
@@ -72,20 +74,18 @@ impl Upload {
                     return Err(error);
                 }
             }
-            let store = async {
+            let seal = async {
                 let (file, bytes) = sink.finish().await?;
                 backend_bytes = bytes;
-                landing.commit(&sftp, file, offset + bytes, fsync, &mut left_behind).await
+                landing.seal(&sftp, file, offset + bytes, fsync).await
             };
-            tokio::pin!(store);
-            tokio::select! {
-                biased;
-                stored = &mut store => stored,
-                reason = stop.tripped() => match reason {
-                    // Everything is here: a client that lost its control connection finds the file when it comes back.
-                    StopReason::ControlLost => store.await,
-                    StopReason::Aborted | StopReason::Drained => Err(reason.into()),
-                },
+            unless_stopped(seal, &stop).await?;
+            let publish = async { Ok(landing.publish(&sftp, &mut left_behind).await?) };
+            if landing.publishes_in_one_step(&sftp) {
+                unless_stopped(publish, &stop).await
+            } else {
+                // Half an exchange of names is worse than either end of it.
+                publish.await
             }
         }
         .await;
@@ -98,6 +98,23 @@ impl Upload {
             }
         };
         Outcome { result, client_bytes: progress.bytes(), backend_bytes, left_behind, hostile_names: 0 }
+    }
+}
+
+/// Everything is here: ABOR still counts, but a client that lost its control connection finds the file when it comes
+/// back.
+async fn unless_stopped(
+    storing: impl Future<Output = Result<(), TransferError>>,
+    stop: &Stop,
+) -> Result<(), TransferError> {
+    tokio::pin!(storing);
+    tokio::select! {
+        biased;
+        stored = &mut storing => stored,
+        reason = stop.tripped() => match reason {
+            StopReason::ControlLost => storing.await,
+            StopReason::Aborted | StopReason::Drained => Err(reason.into()),
+        },
     }
 }
 

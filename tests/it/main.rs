@@ -8,11 +8,17 @@
     reason = "everything here is a test, helpers included; clippy's own allowance ends at `#[test]` functions"
 )]
 
+mod commands;
 mod configuration;
 mod faults;
 mod layering;
+mod listings;
+mod login;
 mod memory;
+mod names;
+mod observability;
 mod readme;
+mod security;
 mod sftp_session;
 mod ssh;
 mod support;

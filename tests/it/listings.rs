@@ -1,0 +1,1 @@
+//! Listings: large ones, wildcards, links, and what is missing.

@@ -1,0 +1,1 @@
+//! Names as bytes: every command that takes one finds the same file.
