@@ -258,7 +258,7 @@ pub(super) async fn rnto(
     let sftp = session.backend.names().await.purpose(Purpose::RenameTo)?;
     let mut left_behind = Vec::new();
     let renamed = commit::publish(&sftp, &source, &target, replace, &mut left_behind).await;
-    session.backend.leave_behind(left_behind).await;
+    session.backend.leave_behind(left_behind);
     match renamed {
         Ok(()) => Ok(Step::reply(250, "Renamed")),
         // Nobody told whether it happened: the truth is in the names.

@@ -256,7 +256,7 @@ async fn open_for_writing(session: &mut LoggedIn, located: BackendPath, start: S
             }
         },
     };
-    session.backend.leave_behind(left_behind).await;
+    session.backend.leave_behind(left_behind);
     match opened {
         Ok(((file, landing), offset)) => Ok(Opened { sftp, file, landing, offset }),
         Err(error) if commit::is_storage_full(&sftp, &target, &error).await => Err(CommandError::StorageFull(error)),

@@ -363,7 +363,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             }
             meter.progress(progress.bytes(), 0);
         };
-        self.remember_left_behind(&mut outcome).await;
+        self.remember_left_behind(&mut outcome);
         let backend = self.session.logged_in().map(|state| state.backend.name().to_owned()).unwrap_or_default();
         self.recorder.transfer_ended(meter, &backend, kind, &subject, &outcome);
         let reply = match &outcome.result {
@@ -410,10 +410,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         }
     }
 
-    async fn remember_left_behind(&mut self, outcome: &mut Outcome) {
+    fn remember_left_behind(&mut self, outcome: &mut Outcome) {
         let left_behind = std::mem::take(&mut outcome.left_behind);
         if let Some(state) = self.session.logged_in().filter(|_| !left_behind.is_empty()) {
-            state.backend.leave_behind(left_behind).await;
+            state.backend.leave_behind(left_behind);
         }
     }
 

@@ -1,6 +1,9 @@
 //! The backend of one session: an SSH connection with a channel for names and one for bulk data, made again when lost.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::sftp::{self, SftpError};
 use crate::ssh::{ConnectError, Connection, Credentials, Target};
@@ -9,6 +12,9 @@ use crate::transfer::left_behind::LeftBehind;
 
 /// Things to put right after a reconnect; more are left to the sweep of stale temporary files.
 const MAX_LEFT_BEHIND: usize = 64;
+
+/// How long the end of a session waits for the last things to be put right.
+const CLOSING_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why the backend could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +35,24 @@ pub struct BackendLink {
     connection: Connection,
     names: sftp::Session,
     bulk: Option<sftp::Session>,
-    left_behind: Vec<LeftBehind>,
+    left_behind: LeftBehinds,
+}
+
+/// What is to be put right as soon as there is a connection.
+#[derive(Debug, Clone, Default)]
+struct LeftBehinds(Arc<Mutex<Vec<LeftBehind>>>);
+
+impl LeftBehinds {
+    fn keep(&self, left_behind: LeftBehind) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < MAX_LEFT_BEHIND {
+            kept.push(left_behind);
+        }
+    }
+
+    fn take(&self) -> Vec<LeftBehind> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl BackendLink {
@@ -39,7 +62,7 @@ impl BackendLink {
     /// What [`Connection::open`] says.
     pub async fn open(target: Arc<Target>, credentials: Credentials) -> Result<Self, ConnectError> {
         let (connection, names) = connect(&target, &credentials).await?;
-        Ok(Self { target, credentials, connection, names, bulk: None, left_behind: Vec::new() })
+        Ok(Self { target, credentials, connection, names, bulk: None, left_behind: LeftBehinds::default() })
     }
 
     /// Name of the backend in the configuration.
@@ -55,6 +78,7 @@ impl BackendLink {
         if self.names.is_lost() || self.connection.is_lost() {
             self.reconnect().await?;
         }
+        self.put_right().await;
         Ok(self.names.clone())
     }
 
@@ -91,19 +115,23 @@ impl BackendLink {
         }
     }
 
-    /// Remembers what could not be put right; that is done over the next connection, or at once where only the channel
-    /// for bulk data was lost.
-    pub async fn leave_behind(&mut self, left_behind: Vec<LeftBehind>) {
-        let room = MAX_LEFT_BEHIND.saturating_sub(self.left_behind.len());
-        self.left_behind.extend(left_behind.into_iter().take(room));
-        let bulk_only = self.bulk.as_ref().is_some_and(sftp::Session::is_lost) && !self.names.is_lost();
-        if bulk_only && !self.connection.is_lost() {
-            self.put_right().await;
+    /// Remembers what could not be put right: that is done as soon as there is a connection.
+    pub fn leave_behind(&mut self, left_behind: Vec<LeftBehind>) {
+        for left_behind in left_behind {
+            self.left_behind.keep(left_behind);
         }
     }
 
     /// Ends the session on the backend.
     pub async fn close(self) {
+        if !self.names.is_lost() {
+            let last = async {
+                for left_behind in self.left_behind.take() {
+                    left_behind.put_right(&self.names).await;
+                }
+            };
+            let _ = timeout(CLOSING_PATIENCE, last).await;
+        }
         self.connection.close().await;
     }
 
@@ -115,17 +143,20 @@ impl BackendLink {
     }
 
     async fn put_right(&mut self) {
-        let (urgent, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.left_behind).into_iter().partition(LeftBehind::is_urgent);
-        // The command that brought the connection back may be about the very file that is missing.
+        let (urgent, rest): (Vec<_>, Vec<_>) = self.left_behind.take().into_iter().partition(LeftBehind::is_urgent);
+        // The next command may be about the very file that is missing.
         for left_behind in urgent {
-            left_behind.put_right(&self.names).await;
+            if !left_behind.put_right(&self.names).await {
+                self.left_behind.keep(left_behind);
+            }
         }
         if !rest.is_empty() {
-            let names = self.names.clone();
+            let (names, kept) = (self.names.clone(), self.left_behind.clone());
             tokio::spawn(async move {
                 for left_behind in rest {
-                    left_behind.put_right(&names).await;
+                    if !left_behind.put_right(&names).await {
+                        kept.keep(left_behind);
+                    }
                 }
             });
         }

@@ -22,10 +22,10 @@ impl LeftBehind {
         matches!(self, Self::Aside { .. })
     }
 
-    /// Puts it right. It may be so already: what was asked for before the loss may have been carried out unanswered.
-    pub async fn put_right(&self, sftp: &Session) {
-        // Errors other than a loss would be the same the next time.
-        let _ = match self {
+    /// Puts it right; it may be so already, as what was asked for before the loss may have been carried out unanswered.
+    /// `false` if the backend was lost again, or did not answer: another connection may do better.
+    pub async fn put_right(&self, sftp: &Session) -> bool {
+        let result = match self {
             Self::Temporary(path) => sftp.remove(path).await,
             Self::Aside { aside, target } => match sftp.lstat(target).await {
                 Ok(_) => sftp.remove(aside).await,
@@ -35,5 +35,6 @@ impl LeftBehind {
                 Err(error) => Err(error),
             },
         };
+        !matches!(result, Err(SftpError::Lost(_) | SftpError::TimedOut))
     }
 }

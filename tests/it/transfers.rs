@@ -666,8 +666,8 @@ async fn an_sftp_server_that_dies_alone_is_a_lost_backend_too() {
     client.expect(451).await;
     assert!(killed.elapsed() < LOSS_LIMIT, "{:?}", killed.elapsed());
     drop(data);
-    eventually("what was left behind is removed", || temporaries(&sshd.files()).is_empty()).await;
     assert_eq!(client.command("CWD /").await.code, 250);
+    eventually("what was left behind is removed", || temporaries(&sshd.files()).is_empty()).await;
     assert_eq!(client.store("STOR file", &bytes).await.code, 226);
     assert!(fs::read(sshd.files().join("file")).unwrap() == bytes);
     assert_eq!(names(&sshd.files()), ["file"]);
