@@ -14,7 +14,7 @@ use crate::transfer::left_behind::LeftBehind;
 const MAX_LEFT_BEHIND: usize = 64;
 
 /// How long the end of a session waits for the last things to be put right.
-const CLOSING_PATIENCE: Duration = Duration::from_millis(500);
+const CLOSING_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why the backend could not do something.
 #[derive(Debug, thiserror::Error)]

@@ -19,6 +19,7 @@ use super::stream::{self, Severable};
 use super::{ConnectError, Phase};
 use crate::config::{Backend, HostPort};
 use crate::sftp;
+use crate::telemetry::metrics::{self, ConnectPhase};
 
 /// Bytes in flight per transfer where nobody says otherwise; `limits.transfer_window` has the same default.
 const DEFAULT_TRANSFER_WINDOW: usize = 4 * 1024 * 1024;
@@ -64,6 +65,8 @@ struct Offer {
 
 /// One SSH connection, logged in. Dropping it closes the socket, and ends the SFTP sessions on it.
 pub struct Connection {
+    /// Name of the backend in the configuration.
+    backend: String,
     handle: Handle<Client>,
     server: HostPort,
     facts: Arc<Facts>,
@@ -157,7 +160,10 @@ impl Target {
         limit: Instant,
     ) -> Result<(Connection, Instant), ConnectError> {
         let step = || limit.min(Instant::now() + self.backend.connect_timeout);
+        let started = Instant::now();
         let tcp = stream::connect(&endpoint.server, step()).await?;
+        metrics::backend_connect_phase(&self.backend.name, ConnectPhase::Tcp, started.elapsed());
+        let started = Instant::now();
         let deadline = step();
         let token = CancellationToken::new();
         let cut_on_drop = token.clone().drop_guard();
@@ -172,7 +178,9 @@ impl Target {
             .await
             .map_err(|_| ConnectError::TimedOut { phase: Phase::KeyExchange })?
             .map_err(key_exchange_error)?;
+        metrics::backend_connect_phase(&self.backend.name, ConnectPhase::KeyExchange, started.elapsed());
         let connection = Connection {
+            backend: self.backend.name.clone(),
             handle,
             server: endpoint.server.clone(),
             facts,
@@ -212,10 +220,12 @@ impl Connection {
 
     /// Key exchange and login share a deadline.
     async fn log_in(mut self, credentials: &Credentials, deadline: Instant) -> Result<Self, ConnectError> {
+        let started = Instant::now();
         let login = Login { handle: &mut self.handle, facts: &self.facts };
         timeout_at(deadline, login.run(credentials))
             .await
             .map_err(|_| ConnectError::TimedOut { phase: Phase::Login })??;
+        metrics::backend_connect_phase(&self.backend, ConnectPhase::Login, started.elapsed());
         Ok(self)
     }
 
@@ -224,7 +234,11 @@ impl Connection {
     /// # Errors
     /// When the server gives no channel or no SFTP, or is gone.
     pub async fn open_sftp(&self) -> Result<sftp::Session, ConnectError> {
-        timeout(self.sftp_limit, self.start_sftp()).await.map_err(|_| ConnectError::TimedOut { phase: Phase::Sftp })?
+        let started = Instant::now();
+        let session = timeout(self.sftp_limit, self.start_sftp()).await;
+        let session = session.map_err(|_| ConnectError::TimedOut { phase: Phase::Sftp })??;
+        metrics::backend_connect_phase(&self.backend, ConnectPhase::Sftp, started.elapsed());
+        Ok(session)
     }
 
     async fn start_sftp(&self) -> Result<sftp::Session, ConnectError> {

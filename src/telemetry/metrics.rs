@@ -222,11 +222,6 @@ pub fn tls_handshake(channel: Channel, version: TlsVersion, result: HandshakeRes
     table::TLS_HANDSHAKE_DURATION.observe([channel.into()], elapsed.as_secs_f64());
 }
 
-/// The certificates shown on a listener were loaded; `not_after` is the Unix time at which the first of them expires.
-pub fn certificate_not_after(listener: &str, not_after: i64) {
-    table::CERTIFICATE_NOT_AFTER.gauge([listener.to_owned().into()]).set(not_after as f64);
-}
-
 /// A login ended.
 pub fn login(method: LoginMethod, result: LoginResult) {
     table::LOGINS.counter([method.into(), result.into()]).increment(1);
@@ -361,7 +356,6 @@ mod tests {
         session.enter(SessionState::Login);
         drop(session);
         tls_handshake(Channel::Control, TlsVersion::Tls13, HandshakeResult::Full, Duration::from_millis(3));
-        certificate_not_after("in", 1_900_000_000);
         login(LoginMethod::Password, LoginResult::Success);
         command("STOR", CommandGroup::Other, 226, Duration::from_millis(20));
         data_connection(DataMode::Epsv, DataConnectionResult::Ok, Duration::from_millis(1));
@@ -472,9 +466,8 @@ mod tests {
         ] {
             assert!(text.contains(series), "{series} is missing in {text}");
         }
-        // These would say that a backend is down or a certificate expired.
+        // This would say that a backend is down.
         assert!(!text.contains("ftps2sftp_backend_up{backend=\"depot\"}"));
-        assert!(!text.contains("ftps2sftp_tls_certificate_not_after_timestamp_seconds{listener=\"edge\"}"));
     }
 
     #[test]

@@ -161,12 +161,6 @@ table! {
         &[CHANNEL],
         HANDSHAKE_SECONDS,
     );
-    CERTIFICATE_NOT_AFTER = gauge(
-        "ftps2sftp_tls_certificate_not_after_timestamp_seconds",
-        "When the certificate shown on a listener expires, in Unix time; of several the first to expire.",
-        &[LISTENER],
-    )
-    .once_known();
     LOGINS = counter(
         "ftps2sftp_logins_total",
         "Login attempts, by method and how they ended.",

@@ -175,11 +175,6 @@ impl Gateway {
         self.directory.path().join("tls.crt")
     }
 
-    /// Its process id.
-    pub(crate) fn process_id(&self) -> u32 {
-        self.process.id()
-    }
-
     /// Everything it has logged.
     pub(crate) fn log(&self) -> String {
         self.log.text()
