@@ -10,6 +10,7 @@
 
 mod configuration;
 mod layering;
+mod real_clients;
 mod sftp_session;
 mod ssh;
 mod support;

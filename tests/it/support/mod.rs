@@ -2,5 +2,6 @@
 
 pub(crate) mod client;
 pub(crate) mod gateway;
+pub(crate) mod real_clients;
 pub mod scripted_sftp;
 pub(crate) mod sshd;
