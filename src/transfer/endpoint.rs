@@ -210,8 +210,7 @@ async fn handshake(stream: TcpStream, tls: &SessionTls, direction: &AtomicU8) ->
         LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream)).await.map_err(DataError::Handshake)?;
     // Most clients send their ClientHello after 150: by now the direction is known. Where it is not, no ticket.
     let config = if direction.load(Ordering::SeqCst) == TO_CLIENT { &tls.download } else { &tls.upload };
-    let mut stream = hello.into_stream(Arc::clone(config)).await.map_err(DataError::Handshake)?;
-    stream.get_mut().0.handshake_complete();
+    let stream = hello.into_stream(Arc::clone(config)).await.map_err(DataError::Handshake)?;
     Ok(DataConnection::Private(Box::new(stream)))
 }
 
