@@ -645,7 +645,12 @@ proptest! {
         lines[number].replace_range(range, &new);
         let loaded = load_text(&lines.join("\n"), folder.path());
         prop_assert!(loaded.config.is_none());
-        let named = |problem: &Problem| problem.at.ends_with(&new) && problem.what == "unknown key" && problem.hint.is_some();
+        // Without a value, beside secrets, it may be a piece of one: then its name is not told, only where it is.
+        let may_be_secret = example().lines().nth(number).is_some_and(|line| line.contains("client_certificate: null"));
+        let named = |problem: &Problem| match may_be_secret {
+            true => problem.at == "users.acme" && problem.what.contains("unknown key, not shown"),
+            false => problem.at.ends_with(&new) && problem.what == "unknown key" && problem.hint.is_some(),
+        };
         prop_assert!(loaded.problems.iter().any(named), "{old} → {new}\n{}", told(&loaded.problems));
     }
 }
