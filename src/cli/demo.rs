@@ -6,10 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use tempfile::TempDir;
 
-use crate::app::{Gateway, check_materials};
+use crate::app::{Gateway, Process, check_materials};
 use crate::demo::material::{self, Ports};
-use crate::shutdown::Shutdown;
-use crate::telemetry::{logging, metrics};
 use crate::{config, demo};
 
 use super::{FAILED, complain, print, runtime};
@@ -49,8 +47,7 @@ pub(super) fn main(options: &Options) -> ExitCode {
 }
 
 async fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
-    let _log = logging::install(&config::Log { format: config::LogFormat::Auto, level: "info".to_owned() })?;
-    let signals = Shutdown::on_signals()?;
+    let process = Process::start(&config::Log { format: config::LogFormat::Auto, level: "info".to_owned() })?;
     // Kept to the end: both are removed when dropped.
     let (temporary, folder) = match &options.dir {
         Some(folder) => (None::<TempDir>, folder.clone()),
@@ -67,9 +64,9 @@ async fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let text = material.configuration(backend.address(), backend.host_key_fingerprint(), &ports);
     let config = check_materials(config::load_text(&text, material.folder()))
         .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
-    let gateway = Gateway::bind(config, metrics::install()?)?;
+    let gateway = Gateway::bind(config)?;
     print(&introduction(&gateway, &material, &folder, backend.address()));
-    gateway.serve(signals).await;
+    gateway.serve(process).await;
     backend.stop().await;
     drop(temporary);
     Ok(())

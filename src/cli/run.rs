@@ -3,12 +3,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use tracing::warn;
-
-use crate::app::{Gateway, check_materials};
+use crate::app::{Gateway, Process, StartError, check_materials, log_warnings};
+use crate::config::error::Problem;
 use crate::config::{self, Config};
-use crate::shutdown::Shutdown;
-use crate::telemetry::{logging, metrics};
 
 use super::{FAILED, complain, complain_of, runtime};
 
@@ -19,38 +16,22 @@ pub(super) fn main(file: &Path) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return complain_of(file, &problems),
     };
-    let _log = match logging::install(&config.log) {
-        Ok(guard) => guard,
-        Err(error) => {
-            complain(&format!("error: log: {error}"));
-            return ExitCode::from(FAILED);
-        }
-    };
-    for warning in warnings {
-        warn!(key = %warning.at, "{}", warning.what);
-    }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(code) => return code,
     };
-    runtime.block_on(serve(config))
-}
-
-async fn serve(config: Config) -> ExitCode {
-    let started = metrics::install()
-        .map_err(|error| error.to_string())
-        .and_then(|exposition| Gateway::bind(config, exposition).map_err(|error| error.to_string()))
-        .and_then(|gateway| {
-            Shutdown::on_signals().map(|signals| (gateway, signals)).map_err(|error| error.to_string())
-        });
-    match started {
-        Ok((gateway, signals)) => {
-            gateway.serve(signals).await;
-            ExitCode::SUCCESS
-        }
+    match runtime.block_on(serve(config, &warnings)) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("error: {error}"));
             ExitCode::from(FAILED)
         }
     }
+}
+
+async fn serve(config: Config, warnings: &[Problem]) -> Result<(), StartError> {
+    let process = Process::start(&config.log)?;
+    log_warnings(warnings);
+    Gateway::bind(config)?.serve(process).await;
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::secret::Secret;
 use crate::config::{Login, User};
@@ -14,7 +14,8 @@ use crate::session::logged_in::LoggedIn;
 use crate::session::pending::Pending;
 use crate::session::services::Services;
 use crate::session::{Session, Stage};
-use crate::ssh::{ConnectError, Credentials, Method};
+use crate::sftp::BackendPath;
+use crate::ssh::{ConnectError, Credentials, Method, Phase, Target};
 
 use super::failure::{CommandError, LoginError};
 use super::{Argument, Step};
@@ -25,6 +26,9 @@ const MAX_USER: usize = 255;
 /// A failed PASS is answered only at a whole multiple of this time after it came, so that what was done meanwhile (no
 /// user, wrong hash, refused by the backend) cannot be told from the time it took. It slows down guessing, too.
 const FAILED_LOGIN_STEP: Duration = Duration::from_secs(1);
+
+/// How long a login on the backend may take in all, however many addresses are tried (F-6).
+const BACKEND_LOGIN_LIMIT: Duration = Duration::from_secs(20);
 
 pub(super) async fn user(
     session: &mut Session,
@@ -84,16 +88,14 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
     let (Some(user), true) = (user, known) else { return Err(LoginError::BadCredentials) };
     // The name goes into logs and to the backend, where only text is a name.
     let Ok(name) = String::from_utf8(name.to_vec()) else { return Err(LoginError::BadCredentials) };
-    let slot = services.slots.log_in(name.as_bytes(), user.max_sessions).map_err(|_| LoginError::TooManySessions)?;
     let credentials = credentials(services, &user, &name, password).ok_or(LoginError::BadCredentials)?;
     let target = services.target(&user).ok_or(LoginError::BadCredentials)?;
-    let mut backend = BackendLink::open(target, credentials).await.map_err(|error| match error {
-        ConnectError::Rejected { .. } => LoginError::RefusedByBackend(error),
-        other => LoginError::BackendUnavailable(other.into()),
+    let (backend, home) = timeout(BACKEND_LOGIN_LIMIT, reach(target, credentials)).await.unwrap_or_else(|_| {
+        Err(LoginError::BackendUnavailable(ConnectError::TimedOut { phase: Phase::Login }.into()))
     })?;
+    // Not before the backend has said yes: a stranger could use up the places of a user by name alone.
+    let slot = services.slots.log_in(name.as_bytes(), user.max_sessions).map_err(|_| LoginError::TooManySessions)?;
     let root = Root::new(&user);
-    // Where an SFTP client would begin, as far as it is inside the root.
-    let home = backend.repeatable(|sftp| async move { sftp.real_path(b".").await }).await;
     let directory = match home {
         Ok(home) => root.show(&home).unwrap_or_else(VirtualPath::root),
         Err(BackendError::Sftp(crate::sftp::SftpError::Status { .. })) => VirtualPath::root(),
@@ -111,6 +113,19 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
         endpoint: None,
         slot,
     })
+}
+
+/// Logs in on the backend and asks where it begins: where an SFTP client would.
+async fn reach(
+    target: Arc<Target>,
+    credentials: Credentials,
+) -> Result<(BackendLink, Result<BackendPath, BackendError>), LoginError> {
+    let mut backend = BackendLink::open(target, credentials).await.map_err(|error| match error {
+        ConnectError::Rejected { .. } => LoginError::RefusedByBackend(error),
+        other => LoginError::BackendUnavailable(other.into()),
+    })?;
+    let home = backend.repeatable(|sftp| async move { sftp.real_path(b".").await }).await;
+    Ok((backend, home))
 }
 
 fn credentials(services: &Services, user: &User, name: &str, password: Secret) -> Option<Credentials> {

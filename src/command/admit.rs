@@ -19,13 +19,15 @@ pub fn admit(row: &CommandSpec, session: &mut Session, services: &Services) -> R
     if services.require_control_tls && !under_tls && !row.before_tls {
         return Err(Reply::new(530, "TLS required: use AUTH TLS first"));
     }
+    if let Stage::LoggedIn(state) = &mut session.stage {
+        void_pending(row.pending, state);
+    }
     if let Handler::NotOffered(code) = row.handler {
         let text = if code == 534 { "Refused by policy" } else { "Command not implemented" };
         return Err(Reply::new(code, text));
     }
     match &mut session.stage {
         Stage::LoggedIn(state) => {
-            void_pending(row.pending, state);
             if let Handler::LoggedIn(_) = row.handler {
                 check_permission(row.effect, state.user.permissions)?;
             }

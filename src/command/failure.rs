@@ -7,7 +7,6 @@ use crate::config::Permissions;
 use crate::ftp::argument::ArgumentError;
 use crate::ftp::path::PathError;
 use crate::ftp::reply::Reply;
-use crate::identity::root::RootError;
 use crate::session::backend::BackendError;
 use crate::sftp::{SftpError, StatusCode};
 use crate::ssh::ConnectError;
@@ -271,15 +270,6 @@ impl<T> For<T> for Result<T, ConnectError> {
 impl<T> For<T> for Result<T, PathError> {
     fn purpose(self, purpose: Purpose) -> Result<T, CommandError> {
         self.map_err(|error| CommandError::Path(purpose, error))
-    }
-}
-
-impl<T> For<T> for Result<T, RootError> {
-    fn purpose(self, purpose: Purpose) -> Result<T, CommandError> {
-        self.map_err(|error| match error {
-            RootError::Outside => CommandError::Outside(purpose),
-            RootError::Sftp(error) => CommandError::Backend(purpose, error.into()),
-        })
     }
 }
 

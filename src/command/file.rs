@@ -1,11 +1,13 @@
 //! SIZE, MDTM (RFC 3659 §3, §4), MFMT (draft-somers-ftp-mfxx), DELE, MKD, RMD, RNFR and RNTO (RFC 959 §4.1.3).
 
+use std::sync::Arc;
+
 use crate::config::AsciiMode;
 use crate::ftp::argument::{self, TransferType};
 use crate::ftp::path::{VirtualPath, quoted};
 use crate::ftp::reply::Reply;
 use crate::ftp::time;
-use crate::identity::root::Follow;
+use crate::identity::root::{Follow, RootError};
 use crate::session::backend::BackendError;
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
@@ -30,9 +32,30 @@ pub(super) async fn locate(
         return Err(CommandError::Reserved(purpose));
     }
     let located = session.root.locate(&path);
-    let sftp = session.backend.names().await.purpose(purpose)?;
-    session.root.check(&sftp, &located, follow).await.purpose(purpose)?;
+    confine(session, &located, follow, purpose).await?;
     Ok((path, located))
+}
+
+/// Checks that no symbolic link leads out of the root, over a new connection where the old one was lost.
+pub(super) async fn confine(
+    session: &mut LoggedIn,
+    path: &BackendPath,
+    follow: Follow,
+    purpose: Purpose,
+) -> Result<(), CommandError> {
+    let root = Arc::clone(&session.root);
+    let check = |sftp| {
+        let root = Arc::clone(&root);
+        async move {
+            match root.check(&sftp, path, follow).await {
+                Ok(()) => Ok(true),
+                Err(RootError::Outside) => Ok(false),
+                Err(RootError::Sftp(error)) => Err(error),
+            }
+        }
+    };
+    let inside = session.backend.repeatable(check).await.purpose(purpose)?;
+    if inside { Ok(()) } else { Err(CommandError::Outside(purpose)) }
 }
 
 /// STAT on the backend, repeated over a new connection where the old one was lost.
@@ -233,7 +256,10 @@ pub(super) async fn rnto(
         Err(error) => return Err(error).purpose(Purpose::RenameTo),
     };
     let sftp = session.backend.names().await.purpose(Purpose::RenameTo)?;
-    match commit::publish(&sftp, &source, &target, replace).await {
+    let mut left_behind = Vec::new();
+    let renamed = commit::publish(&sftp, &source, &target, replace, &mut left_behind).await;
+    session.backend.leave_behind(left_behind);
+    match renamed {
         Ok(()) => Ok(Step::reply(250, "Renamed")),
         // Nobody told whether it happened: the truth is in the names.
         Err(SftpError::Lost(_) | SftpError::TimedOut) => match lstat(session, &source).await {

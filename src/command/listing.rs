@@ -103,7 +103,7 @@ pub(super) async fn stat(
             while entries.len() < MAX_STAT_ENTRIES
                 && let Some(page) = directory.next().await.purpose(Purpose::Existing)?
             {
-                entries.extend(page);
+                entries.extend(page.into_iter().filter(|entry| listing::is_shown(&entry.name)));
             }
             entries.truncate(MAX_STAT_ENTRIES);
             (212, entries)
@@ -147,7 +147,7 @@ async fn find(session: &mut LoggedIn, argument: &[u8]) -> Result<Found, CommandE
     let Source::Directory(mut entries) = found.source else { return Err(missing) };
     let mut matches = Vec::new();
     while let Some(page) = entries.next().await.purpose(Purpose::Existing)? {
-        matches.extend(page.into_iter().filter(|entry| pattern.matches(&entry.name)));
+        matches.extend(page.into_iter().filter(|entry| listing::is_shown(&entry.name) && pattern.matches(&entry.name)));
         if matches.len() > MAX_MATCHES {
             return Err(CommandError::Refused(450, "Too many names match, list the directory"));
         }
@@ -172,8 +172,17 @@ async fn look(session: &mut LoggedIn, name: &[u8]) -> Result<Option<Found>, Comm
         other => other.purpose(Purpose::Existing)?,
     };
     let resolve = resolver(session).await?;
-    if attributes.kind() == Some(FileKind::Directory) {
-        let opened = open_directory(session, &located).await?;
+    let opened = match attributes.kind() {
+        Some(FileKind::Directory) => Some(open_directory(session, &located).await?),
+        Some(_) => None,
+        // A server that tells no kinds: what opens as a directory is one.
+        None => match open_directory(session, &located).await {
+            Ok(opened) => Some(opened),
+            Err(CommandError::WrongKind(..)) => None,
+            Err(error) => return Err(error),
+        },
+    };
+    if let Some(opened) = opened {
         return Ok(Some(Found { path, source: Source::Directory(opened), directory: located, resolve }));
     }
     let name = path.file_name().unwrap_or_default().to_vec();

@@ -39,8 +39,7 @@ pub(super) async fn cdup(
 
 async fn change(session: &mut LoggedIn, path: VirtualPath) -> Result<Step, CommandError> {
     let located = session.root.locate(&path);
-    let sftp = session.backend.names().await.purpose(Purpose::Directory)?;
-    session.root.check(&sftp, &located, Follow::Last).await.purpose(Purpose::Directory)?;
+    super::file::confine(session, &located, Follow::Last, Purpose::Directory).await?;
     let attributes = session
         .backend
         .repeatable(|sftp| {

@@ -1,8 +1,10 @@
 //! PASV (RFC 959 §4.1.2) and EPSV (RFC 2428 §3).
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 use crate::config::PassiveAddress;
 use crate::ftp::argument::{self, ArgumentError, Epsv};
@@ -14,6 +16,9 @@ use crate::transfer::passive::Awaited;
 use super::failure::CommandError;
 use super::{Argument, Step};
 
+/// How long the name of the passive address may take to resolve.
+const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
+
 pub(super) async fn pasv(
     session: &mut LoggedIn,
     services: &Services,
@@ -23,7 +28,7 @@ pub(super) async fn pasv(
         return Err(CommandError::Refused(501, "EPSV ALL was given, use EPSV"));
     }
     let address = announced(session, services).await?;
-    let port = open(session, services, DataMode::Pasv)?;
+    let port = open(session, services, DataMode::Pasv).await?;
     let [a, b, c, d] = address.octets();
     let [high, low] = port.to_be_bytes();
     Ok(Step::reply(227, format!("Entering Passive Mode ({a},{b},{c},{d},{high},{low}).")))
@@ -52,7 +57,7 @@ pub(super) async fn epsv(
     if !right {
         return Err(other_family(session));
     }
-    let port = open(session, services, DataMode::Epsv)?;
+    let port = open(session, services, DataMode::Epsv).await?;
     Ok(Step::reply(229, format!("Entering Extended Passive Mode (|||{port}|)")))
 }
 
@@ -70,9 +75,11 @@ async fn announced(session: &LoggedIn, services: &Services) -> Result<Ipv4Addr, 
     let address = match &services.passive_address {
         PassiveAddress::Auto => Some(session.front.local.ip()),
         PassiveAddress::Fixed(address) => Some(*address),
-        PassiveAddress::Name(name) => match lookup_host((name.as_str(), 0)).await {
-            Ok(mut found) => found.find(|address| address.is_ipv4()).map(|address| address.ip()),
-            Err(_) => return Err(CommandError::Refused(425, "The passive address cannot be resolved now, use EPSV")),
+        PassiveAddress::Name(name) => match timeout(LOOKUP_PATIENCE, lookup_host((name.as_str(), 0))).await {
+            Ok(Ok(mut found)) => found.find(|address| address.is_ipv4()).map(|address| address.ip()),
+            Ok(Err(_)) | Err(_) => {
+                return Err(CommandError::Refused(425, "The passive address cannot be resolved now, use EPSV"));
+            }
         },
     };
     match address {
@@ -81,9 +88,11 @@ async fn announced(session: &LoggedIn, services: &Services) -> Result<Ipv4Addr, 
     }
 }
 
-fn open(session: &mut LoggedIn, services: &Services, mode: DataMode) -> Result<u16, CommandError> {
+async fn open(session: &mut LoggedIn, services: &Services, mode: DataMode) -> Result<u16, CommandError> {
     // RFC 959 §4.1.2: a new port replaces the one before, which is given back first.
-    session.endpoint = None;
+    if let Some(former) = session.endpoint.take() {
+        former.close().await;
+    }
     let awaited =
         if session.policy().data_peer_check { Awaited::From(session.front.peer.ip()) } else { Awaited::FromAnybody };
     let reservation = services.passive.reserve(session.front.local.ip(), awaited)?;

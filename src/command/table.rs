@@ -62,10 +62,10 @@ pub const TABLE: &[CommandSpec] = &[
     CommandSpec { verb: "PWD", aliases: &["XPWD"], theme: Theme::Navigation, syntax: "PWD", reference: "RFC 959 §4.1.3",
         replies: &[257], handler: logged_in!(navigation::pwd), ..ORDINARY },
     CommandSpec { verb: "CWD", aliases: &["XCWD"], theme: Theme::Navigation, syntax: "CWD <pathname>", reference: "RFC 959 §4.1.1",
-        feature: Feature::Line("TVFS"), replies: &[250, 450, 501, 550],
+        feature: Feature::Line("TVFS"), replies: &[250, 450, 501, 502, 550],
         handler: logged_in!(navigation::cwd), ..ORDINARY },
     CommandSpec { verb: "CDUP", aliases: &["XCUP"], theme: Theme::Navigation, syntax: "CDUP", reference: "RFC 959 §4.1.1",
-        replies: &[250, 450, 550], handler: logged_in!(navigation::cdup), ..ORDINARY },
+        replies: &[250, 450, 502, 550], handler: logged_in!(navigation::cdup), ..ORDINARY },
 
     // Transfer parameters
     CommandSpec { verb: "TYPE", theme: Theme::Setup, syntax: "TYPE A [N] | I | L 8", reference: "RFC 959 §4.1.2",
@@ -78,7 +78,7 @@ pub const TABLE: &[CommandSpec] = &[
         feature: Feature::Line("UTF8"), replies: &[200, 501], handler: anytime!(parameters::options), ..ORDINARY },
 
     // Data connections
-    CommandSpec { verb: "PASV", theme: Theme::Setup, syntax: "PASV", reference: "RFC 959 §4.1.2", replies: &[227, 421, 425, 501, 522],
+    CommandSpec { verb: "PASV", aliases: &["P@SW"], theme: Theme::Setup, syntax: "PASV", reference: "RFC 959 §4.1.2", replies: &[227, 421, 425, 501, 522],
         handler: logged_in!(port::pasv), ..ORDINARY },
     CommandSpec { verb: "EPSV", theme: Theme::Setup, syntax: "EPSV [1|2|ALL]", reference: "RFC 2428 §3", feature: Feature::Line("EPSV"),
         replies: &[200, 229, 425, 501, 522], handler: logged_in!(port::epsv), ..ORDINARY },

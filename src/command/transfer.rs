@@ -67,11 +67,12 @@ pub(super) async fn retr(
     if attributes.kind().is_some_and(|kind| kind != FileKind::Regular) {
         return Err(CommandError::WrongKind(Purpose::Existing, "Not a plain file"));
     }
-    if attributes.size.is_some_and(|size| offset > size) {
+    let ascii = converts(session);
+    // Under TYPE A the marker counts octets as they are sent, of which there may be more than are stored.
+    if !ascii && attributes.size.is_some_and(|size| offset > size) {
         return Err(CommandError::Restart("REST is beyond the end of the file"));
     }
     let file = open_for_reading(session, &located).await.purpose(Purpose::Existing)?;
-    let ascii = converts(session);
     let opening = opening(session, name, attributes.size.filter(|_| !ascii));
     let endpoint = take_endpoint(session)?;
     let download = Download {
@@ -148,25 +149,14 @@ async fn store(
     if path.is_root() {
         return Err(CommandError::WrongKind(Purpose::Store, "Is a directory"));
     }
-    let (target, existing) = target(session, located).await?;
-    if existing.is_some() {
-        permit(
-            session.user.permissions,
-            |permissions| permissions.overwrite,
-            Purpose::Store,
-            "You may not replace files",
-        )?;
-    }
-    let sftp = session.backend.bulk().await.purpose(Purpose::Store)?;
-    let opened = match open_for_writing(session, &sftp, &target, existing.as_ref(), start).await {
-        // Nothing has begun yet: once over a new connection.
+    let opened = match open_for_writing(session, located.clone(), start).await {
+        // Nothing has begun yet: once over a new connection. What was to be opened may be there by now.
         Err(CommandError::Backend(_, BackendError::Sftp(SftpError::Lost(_)))) => {
-            let sftp = session.backend.bulk().await.purpose(Purpose::Store)?;
-            open_for_writing(session, &sftp, &target, existing.as_ref(), start).await.map(|opened| (sftp, opened))
+            open_for_writing(session, located, start).await
         }
-        other => other.map(|opened| (sftp, opened)),
+        other => other,
     };
-    let (sftp, Opened { file, landing, offset }) = opened?;
+    let Opened { sftp, file, landing, offset } = opened?;
     let opening = opening(session, name, None);
     let endpoint = take_endpoint(session)?;
     let upload = Upload {
@@ -222,21 +212,27 @@ async fn target(
 }
 
 struct Opened {
+    sftp: sftp::Session,
     file: File,
     landing: Landing,
     offset: u64,
 }
 
-async fn open_for_writing(
-    session: &LoggedIn,
-    sftp: &sftp::Session,
-    target: &BackendPath,
-    existing: Option<&Attributes>,
-    start: Start,
-) -> Result<Opened, CommandError> {
+async fn open_for_writing(session: &mut LoggedIn, located: BackendPath, start: Start) -> Result<Opened, CommandError> {
+    let (target, existing) = target(session, located).await?;
+    if existing.is_some() {
+        permit(
+            session.user.permissions,
+            |permissions| permissions.overwrite,
+            Purpose::Store,
+            "You may not replace files",
+        )?;
+    }
+    let sftp = session.backend.bulk().await.purpose(Purpose::Store)?;
     let policy = session.policy();
     let mode = FILE_MODE & !policy.umask;
-    let size = existing.map(|attributes| attributes.size.unwrap_or(0));
+    let size = existing.as_ref().map(|attributes| attributes.size.unwrap_or(0));
+    let mut left_behind = Vec::new();
     let opened = match (start, size) {
         (Start::At(offset), None) if offset > 0 => {
             return Err(CommandError::Restart("There is no file to continue"));
@@ -245,20 +241,25 @@ async fn open_for_writing(
             return Err(CommandError::Restart("REST is beyond the end of the file"));
         }
         (Start::At(offset), Some(size)) => {
-            Landing::continuing(sftp, target.clone(), size).await.map(|opened| (opened, offset))
+            Landing::continuing(&sftp, target.clone(), size).await.map(|opened| (opened, offset))
         }
-        (Start::End, Some(size)) => Landing::continuing(sftp, target.clone(), size).await.map(|opened| (opened, size)),
+        (Start::End, Some(size)) => Landing::continuing(&sftp, target.clone(), size).await.map(|opened| (opened, size)),
         (Start::Fresh | Start::End | Start::At(_), _) => match policy.upload {
             UploadMode::Atomic => {
                 let replace = session.user.permissions.overwrite;
-                Landing::atomic(sftp, target.clone(), existing, mode, replace).await.map(|opened| (opened, 0))
+                let opened =
+                    Landing::atomic(&sftp, target.clone(), existing.as_ref(), mode, replace, &mut left_behind).await;
+                opened.map(|opened| (opened, 0))
             }
-            UploadMode::Direct => Landing::direct(sftp, target.clone(), existing, mode).await.map(|opened| (opened, 0)),
+            UploadMode::Direct => {
+                Landing::direct(&sftp, target.clone(), existing.as_ref(), mode).await.map(|opened| (opened, 0))
+            }
         },
     };
+    session.backend.leave_behind(left_behind);
     match opened {
-        Ok(((file, landing), offset)) => Ok(Opened { file, landing, offset }),
-        Err(error) if commit::is_storage_full(sftp, target, &error).await => Err(CommandError::StorageFull(error)),
+        Ok(((file, landing), offset)) => Ok(Opened { sftp, file, landing, offset }),
+        Err(error) if commit::is_storage_full(&sftp, &target, &error).await => Err(CommandError::StorageFull(error)),
         Err(error) => Err(error).purpose(Purpose::Store),
     }
 }

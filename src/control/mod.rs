@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 use tracing::debug;
 
 use crate::command::admit::admit;
@@ -45,6 +45,13 @@ const MAX_LONG_LINES: u32 = 3;
 const FOREIGN_VERBS: &[&[u8]] =
     &[b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"TRACE", b"PRI", b"EHLO", b"HELO", b"HOST:"];
 
+/// How long a command may take in all, its transfer excepted: each request to the backend has its own limit, and this
+/// one ends what takes many (a wildcard over a huge directory).
+const COMMAND_LIMIT: Duration = Duration::from_secs(180);
+
+/// How often the byte counters of a running transfer are brought up to date.
+const METER_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long the last reply may take to leave.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -68,11 +75,20 @@ pub enum Ended {
     Drained,
 }
 
+/// What waits to be answered in its turn.
+#[derive(Debug)]
+enum Waiting {
+    /// A command line.
+    Line(Vec<u8>),
+    /// A line that was too long to be kept.
+    TooLong,
+}
+
 /// A running control connection.
 pub struct Control<'a, S> {
     stream: ControlStream<S>,
     decoder: LineDecoder,
-    waiting: VecDeque<Vec<u8>>,
+    waiting: VecDeque<Waiting>,
     session: Session,
     services: &'a Services,
     shutdown: Shutdown,
@@ -124,11 +140,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         }
         self.write(&Reply::new(220, "FTP server ready")).await?;
         loop {
-            let line = match self.waiting.pop_front() {
-                Some(line) => line,
+            let waiting = match self.waiting.pop_front() {
+                Some(waiting) => waiting,
                 None => self.next_line().await?,
             };
-            self.command(&line).await?;
+            match waiting {
+                Waiting::Line(line) => {
+                    self.long_lines = 0;
+                    self.command(&line).await?;
+                }
+                Waiting::TooLong => self.too_long().await?,
+            }
         }
     }
 
@@ -148,7 +170,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
     }
 
     /// The next command line while no transfer runs, within the deadlines.
-    async fn next_line(&mut self) -> Result<Vec<u8>, Ended> {
+    async fn next_line(&mut self) -> Result<Waiting, Ended> {
         let idle = Instant::now() + self.services.timeouts.idle;
         let logged_in = self.session.logged_in().is_some();
         let (deadline, late) = match logged_in {
@@ -157,14 +179,22 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         };
         let drain = self.shutdown.drain.clone();
         loop {
+            // The deadlines come first: a client that never stops sending does not get around them.
             let decoded = tokio::select! {
                 biased;
                 () = drain.cancelled() => return Err(Ended::Drained),
-                decoded = self.decoded() => decoded?,
                 () = sleep_until(deadline) => return Err(late),
+                decoded = self.decoded() => decoded?,
             };
-            if let Some(line) = self.line(decoded).await? {
-                return Ok(line);
+            match decoded {
+                Decoded::Line(line) => return Ok(Waiting::Line(line)),
+                Decoded::TooLong => return Ok(Waiting::TooLong),
+                Decoded::Answer(bytes) => tokio::select! {
+                    biased;
+                    () = drain.cancelled() => return Err(Ended::Drained),
+                    () = sleep_until(deadline) => return Err(late),
+                    answered = self.answer(bytes) => answered?,
+                },
             }
         }
     }
@@ -183,27 +213,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         }
     }
 
-    /// Sees to what is no command line.
-    async fn line(&mut self, decoded: Decoded) -> Result<Option<Vec<u8>>, Ended> {
-        match decoded {
-            Decoded::Line(line) => {
-                self.long_lines = 0;
-                Ok(Some(line))
-            }
-            Decoded::Answer(bytes) => {
-                self.stream.write_all(&bytes).await?;
-                self.stream.flush().await?;
-                Ok(None)
-            }
-            Decoded::TooLong => {
-                self.long_lines += 1;
-                if self.long_lines >= MAX_LONG_LINES {
-                    return self.close(&Reply::new(421, "Too many long lines, closing")).await.map(|()| None);
-                }
-                self.write(&Reply::new(500, "Command line too long")).await?;
-                Ok(None)
-            }
+    /// Answers a Telnet option (RFC 1123 §4.1.2.12).
+    async fn answer(&mut self, bytes: [u8; 3]) -> io::Result<()> {
+        self.stream.write_all(&bytes).await?;
+        self.stream.flush().await
+    }
+
+    async fn too_long(&mut self) -> Result<(), Ended> {
+        self.long_lines += 1;
+        if self.long_lines >= MAX_LONG_LINES {
+            return self.close(&Reply::new(421, "Too many long lines, closing")).await;
         }
+        self.write(&Reply::new(500, "Command line too long")).await
     }
 
     /// Carries out one command line to its final reply.
@@ -224,6 +245,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 Some(request) => format!("'{}' not understood", request.verb.as_str()),
                 None => "Not understood".to_owned(),
             };
+            // RFC 959 §4.1.3: RNTO comes immediately after RNFR.
+            if let Some(state) = self.session.logged_in() {
+                state.pending.take_rename_from();
+            }
             let reply = Reply::new(500, text);
             self.recorder.command(None, reply.code(), started.elapsed());
             return self.write(&reply).await;
@@ -231,7 +256,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         self.bad_commands = 0;
         debug!(command = row.verb, "command");
         let result = match admit(row, &mut self.session, self.services) {
-            Ok(()) => self.handle(row, Argument::new(request.argument.as_deref())).await,
+            Ok(()) => {
+                let argument = Argument::new(request.argument.as_deref());
+                match timeout(COMMAND_LIMIT, self.handle(row, argument)).await {
+                    Ok(result) => result,
+                    Err(_) => return self.close(&Reply::new(421, "The file server takes too long, closing")).await,
+                }
+            }
             Err(refusal) => Ok(Step::Reply(refusal)),
         };
         self.clear_data(row, &result);
@@ -287,8 +318,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 self.begin_tls().await
             }
             Step::Transfer { opening, transfer } => {
-                self.write(&opening).await?;
-                let transferred = self.transfer(transfer).await?;
+                let transferred = self.transfer(&opening, transfer).await;
                 self.final_reply(row, &transferred.reply, started).await?;
                 match transferred.then {
                     Then::GoOn => Ok(()),
@@ -299,16 +329,21 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         }
     }
 
-    /// Runs a transfer while the control connection is watched.
-    async fn transfer(&mut self, transfer: Transfer) -> Result<Transferred, Ended> {
+    /// Runs a transfer while the control connection is watched. It is run even where the client is gone already: what
+    /// was opened for it on the backend has to be put back.
+    async fn transfer(&mut self, opening: &Reply, transfer: Transfer) -> Transferred {
         let kind = transfer.kind;
         let subject = transfer.subject.clone();
         let (stop, progress) = (Stop::default(), Progress::default());
         let mut meter = self.recorder.transfer_started(kind);
         let mut running = transfer.run(stop.clone(), progress.clone());
-        let mut watch = Watch::default();
+        let mut watch = Watch { ended: self.write(opening).await.err(), ..Watch::default() };
+        if watch.ended.is_some() {
+            stop.trip(StopReason::ControlLost);
+        }
         let now = self.shutdown.now.clone();
-        let outcome = loop {
+        let mut ticks = interval(METER_INTERVAL);
+        let mut outcome = loop {
             let listening = watch.ended.is_none() && !watch.quit && self.waiting.len() < MAX_QUEUED_LINES;
             tokio::select! {
                 biased;
@@ -321,13 +356,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                     Ok(decoded) => self.meanwhile(decoded, &mut watch, &stop, &progress).await,
                     Err(error) => watch.ended = Some(Ended::Gone(error)),
                 },
+                _ = ticks.tick() => {}
             }
             if watch.ended.is_some() {
                 stop.trip(StopReason::ControlLost);
             }
             meter.progress(progress.bytes(), 0);
         };
-        self.remember_left_behind(&outcome);
+        self.remember_left_behind(&mut outcome);
         let backend = self.session.logged_in().map(|state| state.backend.name().to_owned()).unwrap_or_default();
         self.recorder.transfer_ended(meter, &backend, kind, &subject, &outcome);
         let reply = match &outcome.result {
@@ -341,18 +377,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             None if watch.quit => Then::Quit,
             None => Then::GoOn,
         };
-        Ok(Transferred { reply, then })
+        Transferred { reply, then }
     }
 
     /// What the client says while a transfer runs: ABOR, STAT and QUIT are acted on, the rest waits its turn.
     async fn meanwhile(&mut self, decoded: Decoded, watch: &mut Watch, stop: &Stop, progress: &Progress) {
-        let line = match self.line(decoded).await {
-            Ok(Some(line)) => line,
-            Ok(None) => return,
-            Err(ended) => {
-                watch.ended = Some(ended);
-                return;
-            }
+        let line = match decoded {
+            Decoded::Line(line) => line,
+            // Its 500 would be taken for the result of the transfer.
+            Decoded::TooLong => return self.waiting.push_back(Waiting::TooLong),
+            // To refuse an option is a courtesy that must not hold a transfer up.
+            Decoded::Answer(_) => return,
         };
         let request = Request::parse(&line).ok();
         let row = request.as_ref().and_then(|request| spec::find(request.verb.as_str()));
@@ -362,7 +397,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             Some(DuringTransfer::Aborts) => {
                 stop.trip(StopReason::Aborted);
                 // Its own reply, 226, comes in its turn after that of the transfer.
-                self.waiting.push_back(line);
+                self.waiting.push_back(Waiting::Line(line));
             }
             Some(DuringTransfer::Tells) if bare && self.waiting.is_empty() => {
                 let reply = information::status(&mut self.session, Some(progress.bytes()));
@@ -371,13 +406,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 }
             }
             Some(DuringTransfer::Quits) if self.waiting.is_empty() => watch.quit = true,
-            _ => self.waiting.push_back(line),
+            _ => self.waiting.push_back(Waiting::Line(line)),
         }
     }
 
-    fn remember_left_behind(&mut self, outcome: &Outcome) {
-        if let (Some(state), Some(path)) = (self.session.logged_in(), &outcome.left_behind) {
-            state.backend.leave_behind(path.clone());
+    fn remember_left_behind(&mut self, outcome: &mut Outcome) {
+        let left_behind = std::mem::take(&mut outcome.left_behind);
+        if let Some(state) = self.session.logged_in().filter(|_| !left_behind.is_empty()) {
+            state.backend.leave_behind(left_behind);
         }
     }
 

@@ -21,7 +21,6 @@ use crate::session::services::Services;
 use crate::session::{Front, Session};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::{self, ConnectionResult};
-use crate::transfer::endpoint::DataProtection;
 
 /// Connections the kernel completes before we take them.
 const BACKLOG: i32 = 1024;
@@ -122,7 +121,7 @@ async fn serve(
         listener = %listener.name,
         user = tracing::field::Empty
     );
-    let front = Front { id, peer, local, listener, tls, protection: DataProtection::default() };
+    let front = Front::new(id, peer, local, listener, tls);
     let control = Control::new(stream, Session::new(front), &services, shutdown);
     control.run().instrument(span).await;
 }

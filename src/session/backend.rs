@@ -1,12 +1,20 @@
 //! The backend of one session: an SSH connection with a channel for names and one for bulk data, made again when lost.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::sftp::{self, BackendPath, SftpError};
+use tokio::time::timeout;
+
+use crate::sftp::{self, SftpError};
 use crate::ssh::{ConnectError, Connection, Credentials, Target};
+use crate::telemetry::metrics::{self, BackendConnectResult};
+use crate::transfer::left_behind::LeftBehind;
 
-/// Temporary files to remove after a reconnect; more are left to the sweep of stale ones.
+/// Things to put right after a reconnect; more are left to the sweep of stale temporary files.
 const MAX_LEFT_BEHIND: usize = 64;
+
+/// How long the end of a session waits for the last things to be put right.
+const CLOSING_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why the backend could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +35,24 @@ pub struct BackendLink {
     connection: Connection,
     names: sftp::Session,
     bulk: Option<sftp::Session>,
-    left_behind: Vec<BackendPath>,
+    left_behind: LeftBehinds,
+}
+
+/// What is to be put right as soon as there is a connection.
+#[derive(Debug, Clone, Default)]
+struct LeftBehinds(Arc<Mutex<Vec<LeftBehind>>>);
+
+impl LeftBehinds {
+    fn keep(&self, left_behind: LeftBehind) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < MAX_LEFT_BEHIND {
+            kept.push(left_behind);
+        }
+    }
+
+    fn take(&self) -> Vec<LeftBehind> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl BackendLink {
@@ -36,9 +61,8 @@ impl BackendLink {
     /// # Errors
     /// What [`Connection::open`] says.
     pub async fn open(target: Arc<Target>, credentials: Credentials) -> Result<Self, ConnectError> {
-        let connection = Connection::open(&target, &credentials).await?;
-        let names = connection.open_sftp().await?;
-        Ok(Self { target, credentials, connection, names, bulk: None, left_behind: Vec::new() })
+        let (connection, names) = connect(&target, &credentials).await?;
+        Ok(Self { target, credentials, connection, names, bulk: None, left_behind: LeftBehinds::default() })
     }
 
     /// Name of the backend in the configuration.
@@ -54,6 +78,7 @@ impl BackendLink {
         if self.names.is_lost() || self.connection.is_lost() {
             self.reconnect().await?;
         }
+        self.put_right().await;
         Ok(self.names.clone())
     }
 
@@ -90,33 +115,76 @@ impl BackendLink {
         }
     }
 
-    /// Remembers a temporary file that could not be removed; it goes with the next connection.
-    pub fn leave_behind(&mut self, path: BackendPath) {
-        if self.left_behind.len() < MAX_LEFT_BEHIND {
-            self.left_behind.push(path);
+    /// Remembers what could not be put right: that is done as soon as there is a connection.
+    pub fn leave_behind(&mut self, left_behind: Vec<LeftBehind>) {
+        for left_behind in left_behind {
+            self.left_behind.keep(left_behind);
         }
     }
 
     /// Ends the session on the backend.
     pub async fn close(self) {
+        if !self.names.is_lost() {
+            let last = async {
+                for left_behind in self.left_behind.take() {
+                    left_behind.put_right(&self.names).await;
+                }
+            };
+            let _ = timeout(CLOSING_PATIENCE, last).await;
+        }
         self.connection.close().await;
     }
 
     async fn reconnect(&mut self) -> Result<(), ConnectError> {
-        let connection = Connection::open(&self.target, &self.credentials).await?;
-        self.names = connection.open_sftp().await?;
-        self.connection = connection;
+        (self.connection, self.names) = connect(&self.target, &self.credentials).await?;
         self.bulk = None;
-        let left_behind = std::mem::take(&mut self.left_behind);
-        if !left_behind.is_empty() {
-            let names = self.names.clone();
+        self.put_right().await;
+        Ok(())
+    }
+
+    async fn put_right(&mut self) {
+        let (urgent, rest): (Vec<_>, Vec<_>) = self.left_behind.take().into_iter().partition(LeftBehind::is_urgent);
+        // The next command may be about the very file that is missing.
+        for left_behind in urgent {
+            if !left_behind.put_right(&self.names).await {
+                self.left_behind.keep(left_behind);
+            }
+        }
+        if !rest.is_empty() {
+            let (names, kept) = (self.names.clone(), self.left_behind.clone());
             tokio::spawn(async move {
-                for path in left_behind {
-                    // It may be gone already: its removal may have been carried out and not been answered.
-                    let _ = names.remove(&path).await;
+                for left_behind in rest {
+                    if !left_behind.put_right(&names).await {
+                        kept.keep(left_behind);
+                    }
                 }
             });
         }
-        Ok(())
+    }
+}
+
+/// Connects, logs in and starts SFTP, and counts how that ended.
+async fn connect(target: &Target, credentials: &Credentials) -> Result<(Connection, sftp::Session), ConnectError> {
+    let attempt = async {
+        let connection = Connection::open(target, credentials).await?;
+        let names = connection.open_sftp().await?;
+        Ok((connection, names))
+    };
+    let result = attempt.await;
+    let counted = result.as_ref().map_or_else(connect_result, |_| BackendConnectResult::Ok);
+    metrics::backend_connect(&target.backend().name, counted);
+    result
+}
+
+fn connect_result(error: &ConnectError) -> BackendConnectResult {
+    match error {
+        ConnectError::Resolve { .. } => BackendConnectResult::Dns,
+        ConnectError::Unreachable { .. } | ConnectError::Lost(_) => BackendConnectResult::Refused,
+        ConnectError::TimedOut { .. } | ConnectError::Sftp(SftpError::TimedOut) => BackendConnectResult::Timeout,
+        ConnectError::HostKey(_) => BackendConnectResult::HostKey,
+        ConnectError::Rejected { .. } => BackendConnectResult::Auth,
+        ConnectError::KeyExchange(_) | ConnectError::NoSftp(_) | ConnectError::Sftp(_) => {
+            BackendConnectResult::Protocol
+        }
     }
 }

@@ -50,11 +50,4 @@ impl LoggedIn {
     pub fn fact_permissions(&self) -> FactPermissions {
         permissions::for_facts(self.user.permissions)
     }
-
-    /// Takes a new data endpoint; the former one is closed.
-    pub fn replace_endpoint(&mut self, endpoint: DataEndpoint) {
-        if let Some(former) = self.endpoint.replace(endpoint) {
-            drop(former);
-        }
-    }
 }

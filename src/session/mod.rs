@@ -36,6 +36,13 @@ pub struct Front {
     pub protection: DataProtection,
 }
 
+impl Front {
+    /// A session that begins: PROT is C until the client says otherwise.
+    pub fn new(id: u64, peer: SocketAddr, local: SocketAddr, listener: Arc<Listener>, tls: SessionTls) -> Self {
+        Self { id, peer, local, listener, tls, protection: DataProtection::default() }
+    }
+}
+
 /// A control session.
 #[derive(Debug)]
 pub struct Session {

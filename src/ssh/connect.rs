@@ -100,18 +100,17 @@ impl Target {
         &self.backend
     }
 
-    /// The addresses in order, until a server speaks.
+    /// The first address where a server speaks. With the deadline of its login.
     async fn reach_any(&self) -> Result<(Connection, Instant), ConnectError> {
         let mut failure = None;
         for endpoint in &self.endpoints {
             match self.reach(endpoint).await {
-                Ok(reached) => return Ok(reached),
                 Err(error) if error.is_of_the_address() => {
                     let server = &endpoint.server;
                     tracing::debug!(host = %server.host, port = server.port, %error, "backend address not usable");
                     failure = Some(error);
                 }
-                Err(error) => return Err(error),
+                result => return result,
             }
         }
         Err(failure.unwrap_or_else(|| ConnectError::Lost("the backend has no address".to_owned())))
@@ -203,10 +202,10 @@ impl Connection {
         connection.log_in(credentials, deadline).await
     }
 
-    /// Connects and checks the host key, and goes no further.
+    /// Connects and checks the host key, but does not log in: is this the right server, and does it answer?
     ///
     /// # Errors
-    /// As [`Connection::open`], login excepted.
+    /// When no address can be reached, or the server is not the right one.
     pub async fn greet(target: &Target) -> Result<Self, ConnectError> {
         target.reach_any().await.map(|(connection, _)| connection)
     }

@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(session.await.unwrap(), (aborted, aborted));
         let mut rest = Vec::new();
         far.read_to_end(&mut rest).await.unwrap();
-        assert!(b"o".starts_with(&rest), "at most the byte in flight, then the end: {rest:?}");
+        assert!(rest.len() <= 1, "more than the byte in flight: {rest:?}");
     }
 
     fn observed(chunks: &[&[u8]]) -> Option<String> {

@@ -14,10 +14,13 @@ use tokio_rustls::rustls::server::{NoServerSessionStorage, ServerSessionMemoryCa
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
 
+/// Why TLS cannot be set up.
+pub use tokio_rustls::rustls::Error as TlsError;
+
 use crate::config::TlsVersion;
 
 use self::certificate::Certificates;
-use self::session_tickets::SessionTickets;
+use self::session_tickets::{Issuer, ReadOnly, SessionTickets};
 
 /// TLS 1.3 tickets given on a control connection. Clients with a single-use cache (rustls keeps 8) get enough to begin
 /// with; each download gives one more.
@@ -26,8 +29,8 @@ const CONTROL_TICKETS: usize = 4;
 /// TLS 1.3 tickets given on a data connection that downloads.
 const DOWNLOAD_TICKETS: usize = 1;
 
-/// TLS 1.2 session identifiers remembered for one control session: its own, and a few renewed by data connections.
-const STORED_SESSIONS: usize = 8;
+/// TLS 1.2 session identifiers remembered for one control session: its own.
+const STORED_SESSIONS: usize = 1;
 
 /// What all sessions have in common: certificates and versions.
 pub struct ServerTls {
@@ -63,22 +66,13 @@ impl ServerTls {
         // SECURITY: the key and the store live and die with this session and are given to nobody else, so resumption
         // is proof of belonging to it. The stock ticketer would forget its key after 12 hours; a control connection
         // may live longer.
+        let tickets = SessionTickets::new()?;
         let mut control = self.base.clone();
-        control.ticketer = Arc::new(SessionTickets::new()?);
+        control.ticketer = Arc::new(tickets.control());
         control.session_storage = ServerSessionMemoryCache::new(STORED_SESSIONS);
         control.alpn_protocols = vec![b"ftp".to_vec()];
         control.send_tls13_tickets = CONTROL_TICKETS;
-
-        let mut download = control.clone();
-        download.alpn_protocols = vec![b"ftp-data".to_vec(), b"ftp".to_vec()];
-        download.send_tls13_tickets = DOWNLOAD_TICKETS;
-
-        // A client that only writes never reads a ticket; closing a socket with unread bytes makes its kernel send RST
-        // and drop what was queued. Measured with two tickets: 40 of 40 uploads truncated; with none: 0 of 60.
-        let mut upload = download.clone();
-        upload.send_tls13_tickets = 0;
-
-        Ok(SessionTls { control: Arc::new(control), download: Arc::new(download), upload: Arc::new(upload) })
+        Ok(SessionTls { control: Arc::new(control), tickets })
     }
 }
 
@@ -88,15 +82,46 @@ impl fmt::Debug for ServerTls {
     }
 }
 
-/// The configurations of one control session; see the module's first paragraph.
+/// The TLS of one control session; see the module's first paragraph.
 #[derive(Clone, Debug)]
 pub struct SessionTls {
     /// For the control connection.
     pub control: Arc<ServerConfig>,
-    /// For data connections known to send from us to the client.
-    pub download: Arc<ServerConfig>,
-    /// For all other data connections.
-    pub upload: Arc<ServerConfig>,
+    tickets: Arc<SessionTickets>,
+}
+
+impl SessionTls {
+    /// The TLS of one data connection; `is_download` when it is known to send from us to the client.
+    pub fn for_data(&self, is_download: bool) -> DataTls {
+        let issuer = Arc::new(self.tickets.data());
+        let mut config = ServerConfig::clone(&self.control);
+        config.ticketer = Arc::clone(&issuer) as _;
+        config.session_storage = Arc::new(ReadOnly(Arc::clone(&self.control.session_storage)));
+        config.alpn_protocols = vec![b"ftp-data".to_vec(), b"ftp".to_vec()];
+        // A client that only writes never reads a ticket; closing a socket with unread bytes makes its kernel send RST
+        // and drop what was queued. Measured with two tickets: 40 of 40 uploads truncated; with none: 0 of 60.
+        config.send_tls13_tickets = if is_download { DOWNLOAD_TICKETS } else { 0 };
+        DataTls { config: Arc::new(config), issuer }
+    }
+}
+
+/// The TLS of one data connection.
+#[derive(Debug)]
+pub struct DataTls {
+    /// For its handshake.
+    pub config: Arc<ServerConfig>,
+    issuer: Arc<Issuer>,
+}
+
+impl DataTls {
+    /// The handshake is complete.
+    ///
+    /// SECURITY: what the client was given in it can be resumed later only if it resumed the session itself.
+    pub fn established(&self, secured: &Secured) {
+        if secured.resumed {
+            self.issuer.trust();
+        }
+    }
 }
 
 /// What a finished handshake was.

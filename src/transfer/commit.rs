@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use crate::sftp::{Attributes, BackendPath, File, OpenFlags, Session, SftpError, StatusCode};
 
+use super::left_behind::LeftBehind;
 use super::outcome::TransferError;
 
 /// Ends the name of a file that is being uploaded.
@@ -66,7 +67,8 @@ pub enum Landing {
 }
 
 impl Landing {
-    /// Opens a new temporary file beside `target`. `existing` is what stands under that name now.
+    /// Opens a new temporary file beside `target`. `existing` is what stands under that name now. A file that a lost
+    /// backend may have made without telling is added to `left_behind`.
     ///
     /// # Errors
     /// What the backend says to OPEN, or that no random bytes could be had.
@@ -76,10 +78,17 @@ impl Landing {
         existing: Option<&Attributes>,
         mode: u32,
         replace: bool,
+        left_behind: &mut Vec<LeftBehind>,
     ) -> Result<(File, Self), SftpError> {
         let temporary = temporary_beside(&target)?;
         let flags = OpenFlags { write: true, create: true, exclusive: true, ..OpenFlags::default() };
-        let file = sftp.open(&temporary, flags, Some(mode)).await?;
+        let file = match sftp.open(&temporary, flags, Some(mode)).await {
+            Err(error @ (SftpError::Lost(_) | SftpError::TimedOut)) => {
+                left_behind.push(LeftBehind::Temporary(temporary));
+                return Err(error);
+            }
+            opened => opened?,
+        };
         let mode = existing.and_then(|attributes| attributes.permissions).map(|bits| bits & 0o7777);
         Ok((file, Self::Atomic { temporary, target, mode, replace }))
     }
@@ -128,14 +137,9 @@ impl Landing {
         }
     }
 
-    /// All WRITEs are acknowledged: makes it durable, closes it, checks its length, and gives it its name.
-    pub(super) async fn commit(
-        &self,
-        sftp: &Session,
-        file: File,
-        length: u64,
-        fsync: bool,
-    ) -> Result<(), TransferError> {
+    /// All WRITEs are acknowledged: makes it durable, closes it, and checks its length. What a loss
+    /// of the backend leaves half done is added to `left_behind`.
+    pub(super) async fn seal(&self, sftp: &Session, file: File, length: u64, fsync: bool) -> Result<(), TransferError> {
         if let Self::Atomic { mode: Some(mode), .. } = self {
             // A server that does not let us choose modes still stores files.
             let mode = Attributes { permissions: Some(*mode), ..Attributes::default() };
@@ -151,9 +155,24 @@ impl Landing {
         if let Some(found) = found.filter(|found| !self.length_fits(*found, length)) {
             return Err(TransferError::SizeDiffers { expected: length, found });
         }
+        Ok(())
+    }
+
+    /// Gives a sealed file its name.
+    pub(super) async fn publish(&self, sftp: &Session, left_behind: &mut Vec<LeftBehind>) -> Result<(), SftpError> {
         match self {
-            Self::Atomic { temporary, target, replace, .. } => Ok(publish(sftp, temporary, target, *replace).await?),
+            Self::Atomic { temporary, target, replace, .. } => {
+                publish(sftp, temporary, target, *replace, left_behind).await
+            }
             Self::Direct { .. } | Self::Continue { .. } => Ok(()),
+        }
+    }
+
+    /// Whether `publish` is a single request: carried out or not, and nothing in between.
+    pub(super) fn publishes_in_one_step(&self, sftp: &Session) -> bool {
+        match self {
+            Self::Atomic { replace, .. } => !replace || sftp.extensions().posix_rename,
+            Self::Direct { .. } | Self::Continue { .. } => true,
         }
     }
 
@@ -167,7 +186,7 @@ impl Landing {
 
     /// Undoes a failed upload as far as possible. A temporary file that could not be removed is given back, to be
     /// removed over the next connection.
-    pub(super) async fn discard(self, sftp: &Session) -> Option<BackendPath> {
+    pub(super) async fn discard(self, sftp: &Session) -> Option<LeftBehind> {
         let undo = {
             let (landing, sftp) = (self.clone(), sftp.clone());
             tokio::spawn(async move {
@@ -187,7 +206,7 @@ impl Landing {
             Ok(Ok(Ok(()) | Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. })))
         );
         match self {
-            Self::Atomic { temporary, .. } if !undone => Some(temporary),
+            Self::Atomic { temporary, .. } if !undone => Some(LeftBehind::Temporary(temporary)),
             Self::Atomic { .. } | Self::Direct { .. } | Self::Continue { .. } => None,
         }
     }
@@ -220,7 +239,7 @@ pub async fn is_storage_full(sftp: &Session, path: &BackendPath, error: &SftpErr
     }
 }
 
-/// Gives a finished file its name.
+/// Gives a finished file its name. If the backend is lost half-way, what is to be put right is added to `left_behind`.
 ///
 /// # Errors
 /// What the backend says; the target is then what it was.
@@ -229,23 +248,45 @@ pub async fn publish(
     temporary: &BackendPath,
     target: &BackendPath,
     replace: bool,
+    left_behind: &mut Vec<LeftBehind>,
 ) -> Result<(), SftpError> {
     if !replace || sftp.extensions().posix_rename {
         return sftp.rename(temporary, target, replace).await;
     }
     // Plain RENAME does not replace on most servers. Where the target exists it steps aside, and comes back if its
     // successor cannot take its place: at no moment is neither of the two there.
-    match sftp.rename(temporary, target, false).await {
-        Err(SftpError::Status { .. }) if sftp.lstat(target).await.is_ok() => {}
-        other => return other,
+    let Err(refused) = sftp.rename(temporary, target, false).await else { return Ok(()) };
+    if !matches!(refused, SftpError::Status { .. }) {
+        return Err(refused);
+    }
+    match sftp.lstat(target).await {
+        Ok(_) => {}
+        Err(SftpError::Status { .. }) => return Err(refused),
+        Err(lost) => return Err(lost),
     }
     let aside = temporary_beside(target)?;
-    sftp.rename(target, &aside, false).await?;
-    if let Err(error) = sftp.rename(temporary, target, false).await {
-        ignore_status(sftp.rename(&aside, target, false).await)?;
-        return Err(error);
+    let exchanged = exchange(sftp, temporary, target, &aside).await;
+    if matches!(exchanged, Err(SftpError::Lost(_) | SftpError::TimedOut)) {
+        left_behind.push(LeftBehind::Aside { aside, target: target.clone() });
     }
-    ignore_status(sftp.remove(&aside).await)
+    exchanged
+}
+
+async fn exchange(
+    sftp: &Session,
+    temporary: &BackendPath,
+    target: &BackendPath,
+    aside: &BackendPath,
+) -> Result<(), SftpError> {
+    sftp.rename(target, aside, false).await?;
+    match sftp.rename(temporary, target, false).await {
+        Ok(()) => ignore_status(sftp.remove(aside).await),
+        Err(error @ SftpError::Status { .. }) => {
+            ignore_status(sftp.rename(aside, target, false).await)?;
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn temporary_beside(target: &BackendPath) -> Result<BackendPath, SftpError> {

@@ -1,15 +1,17 @@
 //! An open data connection: bytes in, bytes out, and the three ways it may end (RFC 959 §3.2, RFC 4217 §10).
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::tls::Secured;
+use crate::tls::{DataTls, Secured};
 
 use super::prompt_socket::PromptSocket;
 
@@ -59,6 +61,19 @@ pub enum DataConnection {
 }
 
 impl DataConnection {
+    /// Answers a client's TLS handshake. The configuration is chosen when its ClientHello is there.
+    ///
+    /// # Errors
+    /// [`DataError::Handshake`].
+    pub(super) async fn secure(stream: TcpStream, choose: impl FnOnce() -> DataTls) -> Result<Self, DataError> {
+        let hello = LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream));
+        let hello = hello.await.map_err(DataError::Handshake)?;
+        let tls = choose();
+        let stream = hello.into_stream(Arc::clone(&tls.config)).await.map_err(DataError::Handshake)?;
+        tls.established(&Secured::of(stream.get_ref().1));
+        Ok(Self::Private(Box::new(stream)))
+    }
+
     /// What its TLS handshake was; `None` in clear.
     pub fn secured(&self) -> Option<Secured> {
         match self {
@@ -101,14 +116,22 @@ impl DataConnection {
     /// Ends a download or a listing: all bytes out, close_notify, FIN, and then the client's FIN.
     ///
     /// # Errors
-    /// When the client broke the connection before everything was handed over.
-    pub async fn finish(mut self) -> Result<(), DataError> {
-        match &mut self {
-            Self::Clear(stream) => stream.shutdown().await,
-            // Flushes, sends close_notify, and closes the sending side.
-            Self::Private(stream) => stream.shutdown().await,
+    /// When the client broke the connection before everything was handed over, or took nothing for `idle`.
+    pub async fn finish(mut self, idle: Duration) -> Result<(), DataError> {
+        let flushed = timeout(idle, async {
+            match &mut self {
+                Self::Clear(stream) => stream.shutdown().await,
+                // Flushes, sends close_notify, and closes the sending side.
+                Self::Private(stream) => stream.shutdown().await,
+            }
+        });
+        match flushed.await {
+            Ok(flushed) => flushed.map_err(DataError::Broken)?,
+            Err(_) => {
+                self.reset();
+                return Err(DataError::Idle);
+            }
         }
-        .map_err(DataError::Broken)?;
         let mut socket = match self {
             Self::Clear(stream) => stream,
             Self::Private(stream) => stream.into_inner().0.into_inner(),

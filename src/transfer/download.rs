@@ -46,7 +46,10 @@ impl Download {
                 sent = send(&mut source, &mut connection, ascii, skip, idle, &progress, &mut backend_bytes) => sent,
             };
             match sent {
-                Ok(()) => Ok(connection.finish().await?),
+                Ok(()) => tokio::select! {
+                    reason = stop.tripped() => Err(reason.into()),
+                    finished = connection.finish(idle) => Ok(finished?),
+                },
                 Err(error) => {
                     connection.reset();
                     Err(error)
@@ -56,7 +59,7 @@ impl Download {
         .await;
         // Reading is over; whatever CLOSE answers changes nothing about what was delivered.
         drop(source);
-        Outcome { result, client_bytes: progress.bytes(), backend_bytes, left_behind: None, hostile_names: 0 }
+        Outcome { result, client_bytes: progress.bytes(), backend_bytes, left_behind: Vec::new(), hostile_names: 0 }
     }
 }
 

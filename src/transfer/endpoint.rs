@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::LazyConfigAcceptor;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::Resumption;
 pub use crate::telemetry::metrics::DataMode;
@@ -20,10 +19,12 @@ use crate::tls::{Secured, SessionTls};
 
 use super::data_connection::{DataConnection, DataError};
 use super::passive::Reservation;
-use super::prompt_socket::PromptSocket;
 
-/// How long to wait for the rightful connection after one that did not resume the session was turned away.
+/// How long to wait for the rightful connection after one that did not resume the session, or failed in its handshake.
 const SECOND_CHANCE: Duration = Duration::from_secs(2);
+
+/// Handshakes under way at a time for one endpoint: the rightful client's, and some of strangers at its address.
+const MAX_HANDSHAKES: usize = 4;
 
 /// Sent from us, to us, or not known yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +74,8 @@ pub struct DataEndpoint {
     port: u16,
     rules: EndpointRules,
     direction: Arc<AtomicU8>,
-    opened: Instant,
+    /// Somebody connected.
+    occupied: Arc<AtomicBool>,
     arriving: Option<JoinHandle<Result<DataConnection, DataError>>>,
 }
 
@@ -82,18 +84,14 @@ impl DataEndpoint {
     pub fn passive(reservation: Reservation, rules: EndpointRules) -> Self {
         let direction = Arc::new(AtomicU8::new(UNKNOWN));
         let port = reservation.port();
-        let arriving = tokio::spawn(arrive(reservation, rules.clone(), Arc::clone(&direction)));
-        Self { port, rules, direction, opened: Instant::now(), arriving: Some(arriving) }
+        let occupied = Arc::new(AtomicBool::new(false));
+        let arriving = tokio::spawn(arrive(reservation, rules.clone(), Arc::clone(&direction), Arc::clone(&occupied)));
+        Self { port, rules, direction, occupied, arriving: Some(arriving) }
     }
 
     /// The port told to the client.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// The time since the endpoint was opened.
-    pub fn age(&self) -> Duration {
-        self.opened.elapsed()
     }
 
     /// The data connection, as soon as it is there.
@@ -128,24 +126,26 @@ impl DataEndpoint {
     /// some clients (basic-ftp) give up the whole session.
     pub fn decline(mut self) {
         let Some(arriving) = self.arriving.take() else { return };
-        if arriving.is_finished() {
-            tokio::spawn(async move {
-                if let Ok(Ok(connection)) = arriving.await {
-                    connection.acknowledge_end().await;
-                }
-            });
-        } else {
-            // The client may have connected and be waiting for its handshake: it gets the time of one.
-            let patience = self.rules.handshake_timeout;
-            let abort = arriving.abort_handle();
-            self.direction.store(DECLINED, Ordering::SeqCst);
-            tokio::spawn(async move {
-                match timeout(patience, arriving).await {
-                    Ok(Ok(Ok(connection))) => connection.acknowledge_end().await,
-                    Ok(_) => {}
-                    Err(_) => abort.abort(),
-                }
-            });
+        if !self.occupied.load(Ordering::SeqCst) {
+            arriving.abort();
+            return;
+        }
+        // The client may be waiting for its handshake: it gets the time of one.
+        let (patience, abort) = (self.rules.handshake_timeout, arriving.abort_handle());
+        tokio::spawn(async move {
+            match timeout(patience, arriving).await {
+                Ok(Ok(Ok(connection))) => connection.acknowledge_end().await,
+                Ok(_) => {}
+                Err(_) => abort.abort(),
+            }
+        });
+    }
+
+    /// Ends it and gives its port back before it returns.
+    pub async fn close(mut self) {
+        if let Some(arriving) = self.arriving.take() {
+            arriving.abort();
+            let _ = arriving.await;
         }
     }
 }
@@ -161,7 +161,6 @@ impl Drop for DataEndpoint {
 const UNKNOWN: u8 = 0;
 const TO_CLIENT: u8 = 1;
 const FROM_CLIENT: u8 = 2;
-const DECLINED: u8 = 3;
 
 fn direction_code(direction: Direction) -> u8 {
     match direction {
@@ -174,44 +173,65 @@ async fn arrive(
     mut reservation: Reservation,
     rules: EndpointRules,
     direction: Arc<AtomicU8>,
+    occupied: Arc<AtomicBool>,
 ) -> Result<DataConnection, DataError> {
     // Commands may come in between (SIZE, REST …): the transfer command starts a wait of its own in `open`, and what
     // ends an endpoint nobody uses is the idle time of the control connection.
-    let mut refused_until: Option<Instant> = None;
+    let mut shaking_hands = JoinSet::new();
+    let mut refused: Option<(DataError, Instant)> = None;
     loop {
-        let arrival = match refused_until {
-            None => reservation.arrival().await,
-            Some(deadline) => timeout_at(deadline, reservation.arrival()).await.map_err(|_| DataError::NotResumed)?,
-        };
-        let Some(stream) = arrival else { return Err(DataError::PortClosed) };
-        // Without it small files cost 33 to 40 ms each with several clients (Nagle against delayed ACK).
-        let _ = stream.set_nodelay(true);
-        if !rules.protection.is_private() {
-            return Ok(DataConnection::Clear(stream));
+        let second_chance = refused.as_ref().map(|(_, until)| *until);
+        tokio::select! {
+            arrival = reservation.arrival(), if shaking_hands.len() < MAX_HANDSHAKES => {
+                let Some(stream) = arrival else { return Err(DataError::PortClosed) };
+                occupied.store(true, Ordering::SeqCst);
+                // Without it small files cost 33 to 40 ms each with several clients (Nagle against delayed ACK).
+                let _ = stream.set_nodelay(true);
+                if !rules.protection.is_private() {
+                    return Ok(DataConnection::Clear(stream));
+                }
+                let (rules, direction) = (rules.clone(), Arc::clone(&direction));
+                shaking_hands.spawn(async move { shake_hands(stream, &rules, &direction).await });
+            }
+            Some(done) = shaking_hands.join_next() => match done {
+                Ok(Ok(connection)) => return Ok(connection),
+                // SECURITY: it may have been a stranger who was faster; the rightful client keeps its turn.
+                Ok(Err(error)) => refused = Some((error, Instant::now() + SECOND_CHANCE)),
+                Err(_) => {}
+            },
+            () = sleep_until(second_chance.unwrap_or_else(Instant::now)), if second_chance.is_some() => {
+                if shaking_hands.is_empty() && let Some((error, _)) = refused.take() {
+                    return Err(error);
+                }
+                refused = None;
+            }
         }
-        let started = Instant::now();
-        let handshake = timeout(rules.handshake_timeout, handshake(stream, &rules.tls, &direction)).await;
-        let connection = handshake.unwrap_or(Err(DataError::HandshakeTimedOut));
-        let (version, result) = handshake_labels(connection.as_ref());
-        metrics::tls_handshake(Channel::Data, version, result, started.elapsed());
-        let connection = connection?;
-        let resumed = connection.secured().is_some_and(|secured: Secured| secured.resumed);
-        if resumed || rules.resumption != Resumption::Require {
-            return Ok(connection);
-        }
-        // SECURITY: it may be a thief who was faster; the rightful client keeps its turn.
-        connection.acknowledge_end().await;
-        refused_until = Some(Instant::now() + SECOND_CHANCE);
     }
 }
 
+/// One handshake, and whether what came of it is acceptable.
+async fn shake_hands(
+    stream: TcpStream,
+    rules: &EndpointRules,
+    direction: &AtomicU8,
+) -> Result<DataConnection, DataError> {
+    let started = Instant::now();
+    let handshake = timeout(rules.handshake_timeout, handshake(stream, &rules.tls, direction)).await;
+    let connection = handshake.unwrap_or(Err(DataError::HandshakeTimedOut));
+    let (version, result) = handshake_labels(connection.as_ref());
+    metrics::tls_handshake(Channel::Data, version, result, started.elapsed());
+    let connection = connection?;
+    let resumed = connection.secured().is_some_and(|secured: Secured| secured.resumed);
+    if resumed || rules.resumption != Resumption::Require {
+        return Ok(connection);
+    }
+    connection.acknowledge_end().await;
+    Err(DataError::NotResumed)
+}
+
 async fn handshake(stream: TcpStream, tls: &SessionTls, direction: &AtomicU8) -> Result<DataConnection, DataError> {
-    let hello =
-        LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream)).await.map_err(DataError::Handshake)?;
-    // Most clients send their ClientHello after 150: by now the direction is known. Where it is not, no ticket.
-    let config = if direction.load(Ordering::SeqCst) == TO_CLIENT { &tls.download } else { &tls.upload };
-    let stream = hello.into_stream(Arc::clone(config)).await.map_err(DataError::Handshake)?;
-    Ok(DataConnection::Private(Box::new(stream)))
+    // Most clients send their ClientHello after 150: by then the direction is known. Where it is not, no ticket.
+    DataConnection::secure(stream, || tls.for_data(direction.load(Ordering::SeqCst) == TO_CLIENT)).await
 }
 
 fn result_label(opened: Result<&DataConnection, &DataError>) -> DataConnectionResult {

@@ -79,7 +79,10 @@ impl Listing {
                 sent = send(&mut source, &mut formatter, &mut connection, idle, &progress) => sent,
             };
             match sent {
-                Ok(()) => Ok(connection.finish().await?),
+                Ok(()) => tokio::select! {
+                    reason = stop.tripped() => Err(reason.into()),
+                    finished = connection.finish(idle) => Ok(finished?),
+                },
                 Err(error) => {
                     connection.reset();
                     Err(error)
@@ -91,7 +94,7 @@ impl Listing {
             result,
             client_bytes: progress.bytes(),
             backend_bytes: progress.bytes(),
-            left_behind: None,
+            left_behind: Vec::new(),
             hostile_names: formatter.hostile,
         }
     }
@@ -150,11 +153,10 @@ impl Formatter {
     async fn page(&mut self, mut entries: Vec<DirectoryEntry>) {
         entries.retain(|entry| {
             // SECURITY: a name that would break a line, or that no command could address, is not shown.
-            let listable = list::is_listable(&entry.name);
-            if !listable && entry.name != b"." && entry.name != b".." {
+            if !list::is_listable(&entry.name) && entry.name != b"." && entry.name != b".." {
                 self.hostile += 1;
             }
-            listable && !is_temporary(&entry.name)
+            is_shown(&entry.name)
         });
         if !matches!(self.style, Style::Names(_)) {
             self.follow_links(&mut entries).await;
@@ -186,6 +188,11 @@ impl Formatter {
             }
         }
     }
+}
+
+/// Is an entry of this name shown to clients?
+pub fn is_shown(name: &[u8]) -> bool {
+    list::is_listable(name) && !is_temporary(name)
 }
 
 /// One entry as FTP describes it.

@@ -4,6 +4,7 @@ pub mod commit;
 pub mod data_connection;
 pub mod download;
 pub mod endpoint;
+pub mod left_behind;
 pub mod listing;
 pub mod outcome;
 pub mod passive;

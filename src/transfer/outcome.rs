@@ -6,9 +6,10 @@ use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::sftp::{BackendPath, SftpError};
+use crate::sftp::SftpError;
 
 use super::data_connection::DataError;
+use super::left_behind::LeftBehind;
 
 /// What is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,8 +106,8 @@ pub struct Outcome {
     pub client_bytes: u64,
     /// Bytes read from or acknowledged by the backend.
     pub backend_bytes: u64,
-    /// A temporary file that could not be removed because the backend was lost.
-    pub left_behind: Option<BackendPath>,
+    /// What could not be put right because the backend was lost.
+    pub left_behind: Vec<LeftBehind>,
     /// Names of the listing that could not be shown, because they would have broken its lines.
     pub hostile_names: u64,
 }

@@ -6,21 +6,26 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aws_lc_rs::rand;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio::time::sleep;
 
 /// Connections queued for one waiting session: its own, and a few that turn out not to resume its TLS session.
 const ARRIVALS: usize = 4;
 
 /// Connections the kernel completes for a port before we take them.
 const BACKLOG: i32 = 64;
+
+/// After accept failed for want of descriptors or memory: time for some to come free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Random picks before the range is walked in order.
 const RANDOM_PICKS: usize = 16;
@@ -44,6 +49,7 @@ pub struct PassivePorts {
 #[derive(Debug)]
 struct Port {
     accepting: AbortHandle,
+    listener: Arc<TcpListener>,
     waiting: HashMap<Awaited, mpsc::Sender<TcpStream>>,
 }
 
@@ -100,8 +106,10 @@ impl PassivePorts {
                 }
                 Entry::Vacant(entry) => {
                     let Ok(listener) = listen(address) else { continue };
-                    let accepting = tokio::spawn(accept(Arc::clone(self), listener, address)).abort_handle();
-                    entry.insert(Port { accepting, waiting: HashMap::from([(awaited, sender)]) });
+                    let listener = Arc::new(listener);
+                    let accepting =
+                        tokio::spawn(accept(Arc::clone(self), Arc::clone(&listener), address)).abort_handle();
+                    entry.insert(Port { accepting, listener, waiting: HashMap::from([(awaited, sender)]) });
                 }
             }
             return Ok(Reservation { ports: Arc::clone(self), address, awaited, arrivals });
@@ -138,7 +146,11 @@ impl PassivePorts {
         if let Entry::Occupied(mut entry) = ports.entry(address) {
             entry.get_mut().waiting.remove(&awaited);
             if entry.get().waiting.is_empty() {
-                entry.remove().accepting.abort();
+                let Port { accepting, listener, .. } = entry.remove();
+                accepting.abort();
+                // The task closes its socket when it is polled next; this one stops listening now, so that the port
+                // can be had again at once.
+                let _ = SockRef::from(&*listener).shutdown(Shutdown::Both);
             }
         }
     }
@@ -166,12 +178,12 @@ impl Drop for Reservation {
     }
 }
 
-async fn accept(ports: Arc<PassivePorts>, listener: TcpListener, address: SocketAddr) {
+async fn accept(ports: Arc<PassivePorts>, listener: Arc<TcpListener>, address: SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => ports.deliver(address, stream, peer.ip().to_canonical()),
             // The connection was gone before it was taken, or this process has no descriptor left for now.
-            Err(_) => tokio::task::yield_now().await,
+            Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
 }
@@ -262,13 +274,8 @@ mod tests {
         assert_eq!(ports.in_use(), 1);
         drop(one);
         assert_eq!(ports.in_use(), 0);
-        let again = loop {
-            // The accept task closes the old socket at its next turn.
-            match ports.reserve(LOCAL, peer(2)) {
-                Ok(reservation) => break reservation,
-                Err(PortsExhausted) => tokio::task::yield_now().await,
-            }
-        };
-        drop(again);
+        let mut again = ports.reserve(LOCAL, peer(2)).unwrap();
+        let _client = connect_from(2, again.port()).await.unwrap();
+        assert!(again.arrival().await.is_some());
     }
 }

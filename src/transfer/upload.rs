@@ -46,18 +46,21 @@ impl Upload {
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
         let Self { endpoint, sftp, file, landing, offset, ascii, window, idle, strict_end, fsync } = self;
         let mut backend_bytes = 0;
+        let mut left_behind = Vec::new();
         let result = async {
             let mut connection = tokio::select! {
                 reason = stop.tripped() => return Err(reason.into()),
                 connection = endpoint.open(Direction::FromClient) => connection?,
             };
-            let mut sink = match landing.begin(&file).await {
-                Ok(()) => WriteStream::new(file, offset, window),
-                Err(error) => {
-                    connection.reset();
-                    return Err(error.into());
-                }
+            let begun = tokio::select! {
+                reason = stop.tripped() => Err(reason.into()),
+                begun = landing.begin(&file) => begun.map_err(TransferError::from),
             };
+            if let Err(error) = begun {
+                connection.reset();
+                return Err(error);
+            }
+            let mut sink = WriteStream::new(file, offset, window);
             let received = tokio::select! {
                 reason = stop.tripped() => Err(reason.into()),
                 received = receive(&mut connection, &mut sink, ascii, idle, strict_end, &progress) => received,
@@ -71,31 +74,47 @@ impl Upload {
                     return Err(error);
                 }
             }
-            let store = async {
+            let seal = async {
                 let (file, bytes) = sink.finish().await?;
                 backend_bytes = bytes;
-                landing.commit(&sftp, file, offset + bytes, fsync).await
+                landing.seal(&sftp, file, offset + bytes, fsync).await
             };
-            tokio::pin!(store);
-            tokio::select! {
-                biased;
-                stored = &mut store => stored,
-                reason = stop.tripped() => match reason {
-                    // Everything is here: a client that lost its control connection finds the file when it comes back.
-                    StopReason::ControlLost => store.await,
-                    StopReason::Aborted | StopReason::Drained => Err(reason.into()),
-                },
+            unless_stopped(seal, &stop).await?;
+            let publish = async { Ok(landing.publish(&sftp, &mut left_behind).await?) };
+            if landing.publishes_in_one_step(&sftp) {
+                unless_stopped(publish, &stop).await
+            } else {
+                // Half an exchange of names is worse than either end of it.
+                publish.await
             }
         }
         .await;
-        let (result, left_behind) = match result {
-            Ok(()) => (Ok(()), None),
+        let result = match result {
+            Ok(()) => Ok(()),
             Err(error) => {
                 let error = commit::explain(&sftp, landing.path(), error).await;
-                (Err(error), landing.discard(&sftp).await)
+                left_behind.extend(landing.discard(&sftp).await);
+                Err(error)
             }
         };
         Outcome { result, client_bytes: progress.bytes(), backend_bytes, left_behind, hostile_names: 0 }
+    }
+}
+
+/// Everything is here: ABOR still counts, but a client that lost its control connection finds the file when it comes
+/// back.
+async fn unless_stopped(
+    storing: impl Future<Output = Result<(), TransferError>>,
+    stop: &Stop,
+) -> Result<(), TransferError> {
+    tokio::pin!(storing);
+    tokio::select! {
+        biased;
+        stored = &mut storing => stored,
+        reason = stop.tripped() => match reason {
+            StopReason::ControlLost => storing.await,
+            StopReason::Aborted | StopReason::Drained => Err(reason.into()),
+        },
     }
 }
 

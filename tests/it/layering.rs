@@ -29,7 +29,8 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
         7,
         &["ftp", "shutdown", "config", "telemetry", "tls", "sftp", "ssh", "identity", "transfer", "session", "command"],
     ),
-    ("server", 8, &["config", "tls", "telemetry", "shutdown", "control"]),
+    // It makes sessions and refuses them with a reply.
+    ("server", 8, &["ftp", "config", "tls", "telemetry", "shutdown", "session", "control"]),
     ("admin", 8, &["config", "tls", "telemetry", "shutdown"]),
     ("demo", 8, &["config", "tls", "telemetry", "shutdown"]),
     (
@@ -53,7 +54,8 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
             "demo",
         ],
     ),
-    ("cli", 10, &["app", "config", "command", "demo"]),
+    // `hash-password` makes what `identity` checks.
+    ("cli", 10, &["app", "config", "command", "demo", "identity"]),
     ("main", 11, &["app", "config", "command", "demo", "cli"]),
 ];
 

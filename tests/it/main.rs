@@ -9,9 +9,18 @@
 )]
 
 mod command_line;
+mod commands;
 mod configuration;
+mod faults;
 mod layering;
+mod listings;
+mod login;
+mod memory;
+mod names;
+mod observability;
+mod readme;
 mod real_clients;
+mod security;
 mod sftp_session;
 mod ssh;
 mod support;

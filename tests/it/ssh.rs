@@ -82,6 +82,15 @@ async fn logs_in_with_a_password_and_starts_sftp() {
 }
 
 #[tokio::test]
+async fn greets_a_server_without_logging_in() {
+    let sshd = Sshd::start().await;
+    let connection = Connection::greet(&listed(&sshd)).await.unwrap();
+    assert_eq!(connection.host_key_fingerprint(), sshd.host_key_fingerprint("ed25519"));
+    connection.close().await;
+    assert!(!sshd.log().contains("userauth"), "{}", sshd.log());
+}
+
+#[tokio::test]
 async fn logs_in_by_keyboard_interactive() {
     let sshd = Sshd::with(Options { keyboard_interactive: true, ..Options::default() }).await;
     let connection = Connection::open(&listed(&sshd), &password(PASSWORD)).await.unwrap();

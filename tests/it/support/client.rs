@@ -191,6 +191,11 @@ impl Client {
         self.tls.connect(server_name(), stream).await
     }
 
+    /// Its TLS, which holds the sessions it can resume.
+    pub(crate) fn tls(&self) -> &TlsConnector {
+        &self.tls
+    }
+
     /// A data connection that is ready, once the gateway expects it.
     pub(crate) async fn data(&self, address: SocketAddr) -> Box<dyn Stream> {
         let stream = self.connect(address).await;
@@ -236,6 +241,41 @@ impl Client {
         assert_eq!(reply.code, 226, "{}", reply.text());
         bytes
     }
+
+    /// A command and its one reply, which has this code.
+    pub(crate) async fn ask(&mut self, line: impl AsRef<[u8]>, code: u16) -> Reply {
+        let line = line.as_ref();
+        let reply = self.command(line).await;
+        assert_eq!(reply.code, code, "{}: {}", line.escape_ascii(), reply.text());
+        reply
+    }
+
+    /// Several commands, each with the code of its one reply.
+    pub(crate) async fn ask_all(&mut self, dialogue: &[(&str, u16)]) {
+        for (line, code) in dialogue {
+            self.ask(line, *code).await;
+        }
+    }
+
+    /// The lines of a listing that succeeds, without line ends.
+    pub(crate) async fn lines(&mut self, command: impl AsRef<[u8]>) -> Vec<Vec<u8>> {
+        let command = command.as_ref();
+        let (reply, bytes) = self.fetch(command).await;
+        assert_eq!(reply.code, 226, "{}: {}", command.escape_ascii(), reply.text());
+        let mut lines: Vec<Vec<u8>> = bytes.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        assert_eq!(lines.pop().as_deref(), Some(&b""[..]), "the last line has no end");
+        for line in &mut lines {
+            assert_eq!(line.pop(), Some(b'\r'), "a line without CR");
+        }
+        lines
+    }
+
+    /// The connection is closed, and nothing more was said.
+    pub(crate) async fn expect_closed(&mut self) {
+        if let Ok(reply) = self.try_reply().await {
+            panic!("not closed but said {}", reply.text());
+        }
+    }
 }
 
 /// Bytes as text, each as the character of its number.
@@ -253,6 +293,7 @@ pub(crate) fn connector(gateway: &Gateway, version: &'static SupportedProtocolVe
     TlsConnector::from(Arc::new(config))
 }
 
-fn server_name() -> ServerName<'static> {
+/// The name the gateway's certificate is checked against.
+pub(crate) fn server_name() -> ServerName<'static> {
     ServerName::try_from(SERVER_NAME).unwrap()
 }

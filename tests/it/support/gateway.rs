@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::sshd::{self, Sshd};
 
@@ -92,6 +93,15 @@ impl Setup {
             MAPPED_HASH.trim(),
             sshd::USER,
             sshd::PASSWORD,
+        ));
+        self
+    }
+
+    /// Adds a user with [`MAPPED_PASSWORD`] and a `login` of the test's; further lines are indented by four.
+    pub(crate) fn with_login(mut self, name: &str, login: &str, lines: &str) -> Self {
+        self.users.push_str(&format!(
+            "  {name}:\n    password_hash: \"{}\"\n    backend: files\n    login: {login}\n{lines}",
+            MAPPED_HASH.trim()
         ));
         self
     }
@@ -191,6 +201,37 @@ impl Gateway {
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.process.id().to_string()).status().unwrap();
         assert!(status.success());
+    }
+
+    /// GET from the admin listener: status and body.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = tokio::net::TcpStream::connect(self.admin).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// The value of one metric, named with its labels; 0 where it does not exist.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let (_, text) = self.get("/metrics").await;
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until a metric has a value.
+    pub(crate) async fn wait_for_metric(&self, series: &str, wanted: f64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let value = self.metric(series).await;
+            if value == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{series} is {value} and not {wanted}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits for its end.

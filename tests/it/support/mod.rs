@@ -4,4 +4,6 @@ pub(crate) mod client;
 pub(crate) mod gateway;
 pub(crate) mod real_clients;
 pub mod scripted_sftp;
+pub(crate) mod scripted_sshd;
 pub(crate) mod sshd;
+pub(crate) mod transfer;

@@ -108,6 +108,8 @@ pub enum When {
     Nth(&'static str, usize),
     /// At every request of the name.
     Every(&'static str),
+    /// At this request, whatever it is, counted from 0 over all connections.
+    Request(usize),
 }
 
 /// What the fault is.
@@ -324,11 +326,15 @@ impl Connection<'_> {
 
     fn fault(&self, packet: &Packet) -> Option<Then> {
         let name = if let Packet::Request { request, .. } = packet { request.name() } else { "INIT" };
-        let count = self.server.shared.record.lock().unwrap().count(name);
+        let (count, total) = {
+            let record = self.server.shared.record.lock().unwrap();
+            (record.count(name), record.requests.len())
+        };
         let strikes = |when: &When| match *when {
             When::Packet(packet) => packet == self.packets,
             When::Nth(wanted, nth) => wanted == name && nth + 1 == count,
             When::Every(wanted) => wanted == name,
+            When::Request(nth) => name != "INIT" && nth + 1 == total,
         };
         self.server.script().faults.iter().find(|(when, _)| strikes(when)).map(|(_, then)| then.clone())
     }

@@ -192,6 +192,31 @@ impl Sshd {
         self.directory.path().join(name)
     }
 
+    /// A file below [`Sshd::files`] that belongs to [`USER`].
+    pub(crate) fn place_file(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.files().join(name);
+        fs::write(&path, content).unwrap();
+        chown(&path, Some(USER_ID), Some(USER_ID)).unwrap();
+        path
+    }
+
+    /// A directory below [`Sshd::files`] that belongs to [`USER`].
+    pub(crate) fn place_directory(&self, name: impl AsRef<Path>) -> PathBuf {
+        let path = self.files().join(name);
+        fs::create_dir(&path).unwrap();
+        chown(&path, Some(USER_ID), Some(USER_ID)).unwrap();
+        path
+    }
+
+    /// Waits until the server has written this.
+    pub(crate) async fn wait_for_log(&self, wanted: &str) {
+        let deadline = Instant::now() + START_LIMIT;
+        while !self.log().contains(wanted) {
+            assert!(Instant::now() < deadline, "sshd never wrote {wanted:?}:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// What the server wrote.
     pub(crate) fn log(&self) -> String {
         let log = fs::read(self.directory.path().join("log")).unwrap();
@@ -233,7 +258,6 @@ impl Sshd {
 }
 
 impl Drop for Sshd {
-    #[allow(clippy::print_stderr, reason = "what sshd wrote, for a test that failed")]
     fn drop(&mut self) {
         self.kill_sessions();
         let _ = self.process.kill();

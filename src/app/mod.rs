@@ -1,5 +1,7 @@
-//! From a configuration to a running gateway: checks what the files hold, binds, serves, drains. The only file that
+//! From a configuration to a running gateway: checks what the files hold, binds, serves, drains. The only room that
 //! knows every part.
+
+pub mod check;
 
 use std::collections::HashMap;
 use std::io;
@@ -15,15 +17,16 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Readiness};
 use crate::config::error::Problem;
-use crate::config::{Config, Loaded, Login, Material};
+use crate::config::{self, Config, Loaded, Login, Material};
 use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
 use crate::server;
 use crate::session::services::Services;
 use crate::shutdown::Shutdown;
 use crate::ssh::{HostKeyPolicy, KnownHosts, PrivateKey, Target};
-use crate::telemetry::metrics::{self, Exposition};
-use crate::tls::{ServerTls, certificate};
+use crate::telemetry::logging::{self, LogGuard, LoggingError};
+use crate::telemetry::metrics::{self, Exposition, InstallError};
+use crate::tls::{ServerTls, TlsError, certificate};
 use crate::transfer::passive::PassivePorts;
 
 /// After the drain time is over: how long the cut transfers may take to say so.
@@ -87,7 +90,43 @@ pub enum StartError {
     },
     /// TLS cannot be set up.
     #[error("tls: {0}")]
-    Tls(#[from] tokio_rustls::rustls::Error),
+    Tls(#[from] TlsError),
+    /// The log cannot be set up.
+    #[error("log: {0}")]
+    Log(#[from] LoggingError),
+    /// Metrics cannot be set up.
+    #[error("metrics: {0}")]
+    Metrics(#[from] InstallError),
+    /// Signals cannot be followed.
+    #[error("signals: {0}")]
+    Signals(#[source] io::Error),
+}
+
+/// What a process has one of: its log, its metrics, its signals.
+#[derive(Debug)]
+pub struct Process {
+    exposition: Exposition,
+    signals: Shutdown,
+    _log: LogGuard,
+}
+
+impl Process {
+    /// Sets them up. Must be called on the runtime.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(log: &config::Log) -> Result<Self, StartError> {
+        let guard = logging::install(log)?;
+        let signals = Shutdown::on_signals().map_err(StartError::Signals)?;
+        Ok(Self { exposition: metrics::install()?, signals, _log: guard })
+    }
+}
+
+/// Says in the log what was accepted and has no effect yet.
+pub fn log_warnings(warnings: &[Problem]) {
+    for warning in warnings {
+        warn!(key = %warning.at, "{}", warning.what);
+    }
 }
 
 /// A gateway whose sockets are bound: nothing is served yet, and nothing can fail any more.
@@ -96,7 +135,6 @@ pub struct Gateway {
     services: Arc<Services>,
     listeners: Vec<(TcpListener, Arc<crate::config::Listener>)>,
     admin: Option<TcpListener>,
-    exposition: Exposition,
 }
 
 impl Gateway {
@@ -104,7 +142,7 @@ impl Gateway {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn bind(config: Config, exposition: Exposition) -> Result<Self, StartError> {
+    pub fn bind(config: Config) -> Result<Self, StartError> {
         let services = Arc::new(services(&config)?);
         let bind =
             |name: String, address| server::bind(address).map_err(|source| StartError::Bind { name, address, source });
@@ -118,7 +156,7 @@ impl Gateway {
         let backends: Vec<&str> = config.backends.keys().map(String::as_str).collect();
         metrics::initialise(&names, &backends);
         metrics::passive_ports(config.passive.ports.len());
-        Ok(Self { config, services, listeners, admin, exposition })
+        Ok(Self { config, services, listeners, admin })
     }
 
     /// Where each listener is bound, by name.
@@ -135,17 +173,19 @@ impl Gateway {
     }
 
     /// Serves until told to stop, and then until the last session is gone or the drain time is over.
-    pub async fn serve(self, shutdown: Shutdown) {
-        let Self { config, services, listeners, admin, exposition } = self;
+    pub async fn serve(self, process: Process) {
+        let Self { config, services, listeners, admin } = self;
+        let Process { exposition, signals: shutdown, _log } = process;
         let readiness = Readiness::starting();
         let background = CancellationToken::new();
         let helpers = TaskTracker::new();
         if let Some(listener) = admin {
             info!(server.address = %shown(&listener), "admin listening");
-            helpers.spawn(admin::serve(listener, exposition.clone(), readiness.clone(), background.clone()));
+            helpers.spawn(admin::serve(listener, exposition, readiness.clone(), background.clone()));
+        } else {
+            let stop = background.clone();
+            helpers.spawn(async move { exposition.upkeep(stop).await });
         }
-        let upkeep = background.clone();
-        helpers.spawn(async move { exposition.upkeep(upkeep).await });
         helpers.spawn(gauges(Arc::clone(&services), background.clone()));
 
         // Sessions have stages of their own: they begin to drain when accepting ends, not when the signal comes.
@@ -204,7 +244,7 @@ impl std::fmt::Debug for Gateway {
 ///
 /// # Errors
 /// When a known_hosts file cannot be read any more.
-pub fn targets(config: &Config) -> Result<HashMap<String, Arc<Target>>, StartError> {
+fn targets(config: &Config) -> Result<HashMap<String, Arc<Target>>, StartError> {
     config
         .backends
         .values()
@@ -222,7 +262,7 @@ pub fn targets(config: &Config) -> Result<HashMap<String, Arc<Target>>, StartErr
 ///
 /// # Errors
 /// When a key file cannot be read any more.
-pub fn private_keys(config: &Config) -> Result<HashMap<String, Arc<PrivateKey>>, StartError> {
+fn private_keys(config: &Config) -> Result<HashMap<String, Arc<PrivateKey>>, StartError> {
     let users = config.users.values().chain(&config.any_user);
     users
         .filter_map(|user| match &user.login {

@@ -1,0 +1,189 @@
+//! What can be found out before the first client comes: certificates, backends, host keys, logins, roots.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use crate::config::error::Problem;
+use crate::config::{Config, Login, User};
+use crate::sftp;
+use crate::ssh::{ConnectError, Connection, Credentials, HostKeyError, Method, Target};
+
+use super::{StartError, private_keys, targets};
+
+/// How a finding is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// As it should be.
+    Ok,
+    /// Worth knowing.
+    Note,
+    /// To be mended before clients come.
+    Failed,
+}
+
+/// One row of what was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is about.
+    pub subject: String,
+    /// How it is to be taken.
+    pub state: State,
+    /// What was found.
+    pub about: String,
+    /// What to do about it.
+    pub hint: Option<&'static str>,
+}
+
+/// Looks at everything a checked configuration names. Dials every backend, and logs in where there are credentials.
+pub async fn examine(config: &Config, warnings: &[Problem]) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    for warning in warnings {
+        findings.add(&warning.at, State::Note, warning.what.clone());
+    }
+    for pair in &config.tls.certificates {
+        findings.add("certificate", State::Ok, format!("{} and its key match", pair.certificate.display()));
+    }
+    if let Err(error) = backends(config, &mut findings).await {
+        findings.add("backends", State::Failed, error.to_string());
+    }
+    findings.0
+}
+
+async fn backends(config: &Config, findings: &mut Findings) -> Result<(), StartError> {
+    let targets = targets(config)?;
+    let keys = private_keys(config)?;
+    for (name, target) in &targets {
+        let label = format!("backend {name}");
+        match Connection::greet(target).await {
+            Ok(connection) => {
+                let server = connection.server();
+                let about = format!(
+                    "{}:{}, {}, host key {}",
+                    server.host,
+                    server.port,
+                    connection.server_version(),
+                    connection.host_key_fingerprint()
+                );
+                findings.add(&label, State::Ok, about);
+                connection.close().await;
+            }
+            Err(error) => {
+                findings.failure(&label, &error);
+                continue;
+            }
+        }
+        let mut users: Vec<&Arc<User>> =
+            config.users.values().chain(&config.any_user).filter(|user| user.backend.name == *name).collect();
+        users.sort_by(|one, other| one.name.cmp(&other.name));
+        for user in users {
+            let label = format!("user {}", user.name);
+            let credentials = match &user.login {
+                Login::Passthrough => {
+                    findings.add(&label, State::Note, "passthrough: no credentials to try here".to_owned());
+                    continue;
+                }
+                Login::Password { user, password } => {
+                    Credentials { user: user.clone(), method: Method::Password(password.clone()) }
+                }
+                Login::PrivateKey { user: login, .. } => {
+                    let Some(key) = keys.get(&user.name) else { continue };
+                    Credentials { user: login.clone(), method: Method::PrivateKey(Arc::clone(key)) }
+                }
+            };
+            log_in(target, user, &credentials, &label, findings).await;
+        }
+    }
+    Ok(())
+}
+
+async fn log_in(target: &Target, user: &User, credentials: &Credentials, label: &str, findings: &mut Findings) {
+    let connection = match Connection::open(target, credentials).await {
+        Ok(connection) => connection,
+        Err(error) => return findings.failure(label, &error),
+    };
+    match connection.open_sftp().await {
+        Ok(sftp) => {
+            findings.add(label, State::Ok, format!("logged in as {}; {}", credentials.user, describe(&sftp)));
+            let root = sftp::BackendPath::from_bytes(user.root.clone());
+            match sftp.stat(&root).await.map(|attributes| attributes.kind()) {
+                Ok(Some(sftp::FileKind::Directory) | None) => {}
+                Ok(Some(_)) => findings.failed(label, "root is not a directory", "set `root` to a directory"),
+                Err(error) => {
+                    let hint = "create it, or set `root` to a directory this login can enter";
+                    findings.failed(label, &format!("root {}: {error}", root.as_bytes().escape_ascii()), hint);
+                }
+            }
+        }
+        Err(error) => findings.failure(label, &error),
+    }
+    connection.close().await;
+}
+
+/// Extensions and limits of a server.
+fn describe(sftp: &sftp::Session) -> String {
+    let extensions = sftp.extensions();
+    let offered: Vec<&str> = [
+        (extensions.posix_rename, "posix-rename"),
+        (extensions.statvfs, "statvfs"),
+        (extensions.fsync, "fsync"),
+        (extensions.limits, "limits"),
+        (extensions.lsetstat, "lsetstat"),
+    ]
+    .into_iter()
+    .filter_map(|(is_offered, name)| is_offered.then_some(name))
+    .collect();
+    let offered = if offered.is_empty() { "no extensions".to_owned() } else { offered.join(" ") };
+    let limits = sftp.limits();
+    format!(
+        "{offered}; packets of {} bytes, reads of {}, writes of {}, {} open handles",
+        limits.packet_length, limits.read_length, limits.write_length, limits.open_handles
+    )
+}
+
+/// What to do about it.
+fn hint(error: &ConnectError) -> &'static str {
+    match error {
+        ConnectError::Resolve { .. } => "check `address` and the name server",
+        ConnectError::Unreachable { .. } => "check `address`, that the server runs, and the firewall on the way",
+        ConnectError::TimedOut { .. } => "check the firewall on the way, or raise `connect_timeout`",
+        ConnectError::HostKey(HostKeyError::Unknown { .. }) => {
+            "compare the fingerprint with the server's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub), then pin it \
+             in `host_keys` or add the key to `known_hosts`"
+        }
+        ConnectError::HostKey(_) => {
+            "somebody may be in between; ask the server's operator before anything is changed here"
+        }
+        ConnectError::KeyExchange(_) => "the server may be too old for the algorithms offered here",
+        ConnectError::Rejected { .. } => "check the name and the password or key under `login`",
+        ConnectError::NoSftp(_) | ConnectError::Sftp(_) => "enable the SFTP subsystem on the server for this login",
+        ConnectError::Lost(_) => "the server closed the connection; its log says why",
+    }
+}
+
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, subject: &str, state: State, about: String) {
+        self.0.push(Finding { subject: subject.to_owned(), state, about, hint: None });
+    }
+
+    fn failed(&mut self, subject: &str, about: &str, hint: &'static str) {
+        let (subject, about) = (subject.to_owned(), about.to_owned());
+        self.0.push(Finding { subject, state: State::Failed, about, hint: Some(hint) });
+    }
+
+    fn failure(&mut self, subject: &str, error: &ConnectError) {
+        let mut about = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !about.ends_with(&cause_text) {
+                about.push_str(": ");
+                about.push_str(&cause_text);
+            }
+            source = cause.source();
+        }
+        self.failed(subject, &about, hint(error));
+    }
+}

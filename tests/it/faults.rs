@@ -1,0 +1,512 @@
+//! The whole gateway against a backend that misbehaves by script: nothing that is partial is ever told as whole.
+
+use std::time::Duration;
+
+use ftps2sftp::sftp::wire::packet::Reply;
+use ftps2sftp::sftp::{Attributes, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::client::Client;
+use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
+use crate::support::scripted_sftp::tree::HOME;
+use crate::support::scripted_sftp::{Profile, Record, Script, ScriptedSftp, Then, When};
+use crate::support::scripted_sshd::ScriptedSshd;
+use crate::support::transfer::{LOSS_LIMIT, abort, begin, content, end, eventually};
+
+/// A mapped user whose uploads are written in place.
+const DIRECT: &str = "direct";
+
+/// Every kind of server.
+fn profiles() -> [(&'static str, Profile); 4] {
+    [
+        ("openssh", Profile::openssh()),
+        ("bare", Profile::bare()),
+        ("binary handles", Profile::binary_handles()),
+        ("windows-like", Profile::windows_like()),
+    ]
+}
+
+struct Scene {
+    sshd: ScriptedSshd,
+    gateway: Gateway,
+}
+
+impl Scene {
+    async fn new(profile: Profile) -> Self {
+        let sshd = ScriptedSshd::start(Script::new(profile)).await;
+        let home = std::str::from_utf8(HOME).unwrap();
+        let lines = format!("    root: \"{home}\"\n    policy: {{upload: direct}}\n");
+        let gateway = Gateway::start(&sshd.setup().with_user(DIRECT, &lines));
+        Self { sshd, gateway }
+    }
+
+    async fn client(&self, user: &str) -> Client {
+        let mut client = Client::explicit(&self.gateway).await;
+        client.log_in(user, MAPPED_PASSWORD).await;
+        assert_eq!(client.command("TYPE I").await.code, 200);
+        client
+    }
+
+    fn sftp(&self) -> &ScriptedSftp {
+        self.sshd.sftp()
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) {
+        self.sftp().tree().put_file(at_home(name), bytes);
+    }
+
+    fn file(&self, name: &str) -> Option<Vec<u8>> {
+        self.sftp().tree().file(at_home(name))
+    }
+
+    /// Names at home.
+    fn names(&self) -> Vec<String> {
+        let prefix = at_home("");
+        let names = self.sftp().tree().names();
+        names
+            .iter()
+            .filter_map(|name| Some(String::from_utf8(name.strip_prefix(&*prefix)?.to_vec()).unwrap()))
+            .collect()
+    }
+
+    /// From here on.
+    fn fault(&self, when: When, then: Then) {
+        self.sftp().script().faults = vec![(when, then)];
+    }
+
+    /// At the n-th of these requests from here on.
+    fn fault_at_next(&self, request: &'static str, nth: usize, then: Then) {
+        let before = self.sftp().record().count(request);
+        self.fault(When::Nth(request, before + nth), then);
+    }
+
+    fn heal(&self) {
+        self.sftp().script().faults.clear();
+    }
+
+    /// The session answers and can transfer.
+    async fn assert_usable(&self, client: &mut Client) {
+        self.heal();
+        assert_eq!(client.store("STOR usable", b"still here").await.code, 226);
+        assert_eq!(client.retrieve("usable").await, b"still here");
+        assert_eq!(client.command("DELE usable").await.code, 250);
+    }
+}
+
+fn at_home(name: &str) -> Vec<u8> {
+    [HOME, b"/", name.as_bytes()].concat()
+}
+
+#[tokio::test]
+async fn every_kind_of_server_serves_a_whole_session() {
+    for (kind, profile) in profiles() {
+        let scene = Scene::new(profile).await;
+        for user in [MAPPED_USER, DIRECT] {
+            let mut client = scene.client(user).await;
+            let (one, two) = (content(300_000, 1), content(200_001, 2));
+            for bytes in [&one, &two] {
+                // The second replaces the first, also where the server's RENAME does not.
+                let reply = client.store("STOR file", bytes).await;
+                assert_eq!(reply.code, 226, "{kind}, {user}: {}", reply.text());
+                assert!(client.retrieve("file").await == *bytes, "{kind}, {user}");
+            }
+            assert_eq!(client.store("STOR other", &one).await.code, 226, "{kind}, {user}");
+            assert_eq!(client.command("RNFR other").await.code, 350, "{kind}, {user}");
+            let reply = client.command("RNTO file").await;
+            assert_eq!(reply.code, 250, "{kind}, {user}: {}", reply.text());
+            assert!(client.retrieve("file").await == one, "{kind}, {user}");
+            assert_eq!(client.store("APPE file", b"more").await.code, 226, "{kind}, {user}");
+            assert_eq!(client.command("REST 299999").await.code, 350);
+            assert_eq!(client.retrieve("file").await, [&one[299_999..], b"more"].concat(), "{kind}, {user}");
+            let (reply, listing) = client.fetch("NLST").await;
+            assert_eq!((reply.code, &*listing), (226, &b"file\r\n"[..]), "{kind}, {user}: {}", reply.text());
+            assert_eq!(client.command("MKD folder").await.code, 257, "{kind}, {user}");
+            assert_eq!(client.command("CWD folder").await.code, 250, "{kind}, {user}");
+            assert_eq!(client.command("CDUP").await.code, 250, "{kind}, {user}");
+            assert_eq!(client.command("RMD folder").await.code, 250, "{kind}, {user}");
+            assert_eq!(client.command("DELE file").await.code, 250, "{kind}, {user}");
+            assert_eq!(scene.names(), [""; 0], "{kind}, {user}");
+        }
+        scene.sftp().until(|record| record.open_handles == 0).await;
+        assert_eq!(scene.sftp().record().strays, 0, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn short_and_reordered_replies_give_the_same_bytes() {
+    for (kind, profile) in profiles() {
+        let scene = Scene::new(profile).await;
+        let mut client = scene.client(MAPPED_USER).await;
+        for seed in 1..=8 {
+            {
+                let mut script = scene.sftp().script();
+                (script.reorder, script.short_reads) = (Some(seed), Some(seed));
+                script.latency = Duration::from_millis(seed % 3);
+            }
+            let bytes = content(700_000 + usize::try_from(seed).unwrap(), seed);
+            assert_eq!(client.store("STOR file", &bytes).await.code, 226, "{kind}, seed {seed}");
+            assert!(scene.file("file").unwrap() == bytes, "{kind}, seed {seed}");
+            assert!(client.retrieve("file").await == bytes, "{kind}, seed {seed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_fails_is_451_and_the_client_is_not_read_any_further() {
+    let scene = Scene::new(Profile::openssh()).await;
+    let old = content(10_000, 9);
+    let bytes = content(64 * 1024 * 1024, 1);
+    for user in [MAPPED_USER, DIRECT] {
+        for nth in [0, 1, 7] {
+            scene.put("file", &old);
+            let mut client = scene.client(user).await;
+            scene.fault_at_next("WRITE", nth, Then::Fail(StatusCode::FAILURE));
+            let before = scene.sftp().record().count("WRITE");
+            let mut data = begin(&mut client, "STOR file").await;
+            assert!(data.write_all(&bytes).await.is_err(), "the data connection ends");
+            client.expect(451).await;
+            let writes = scene.sftp().record().count("WRITE") - before;
+            assert!(writes < 100, "{writes} WRITEs");
+            if user == MAPPED_USER {
+                assert!(scene.file("file").unwrap() == old);
+            }
+            assert_eq!(scene.names(), ["file"]);
+            scene.assert_usable(&mut client).await;
+        }
+    }
+    scene.sftp().until(|record| record.open_handles == 0).await;
+}
+
+#[tokio::test]
+async fn whatever_fails_after_the_last_byte_is_451() {
+    let old = content(10_000, 9);
+    let bytes = content(200_000, 1);
+    let short = Reply::Attributes(Attributes { size: Some(199_999), ..Attributes::default() });
+    let fail = || Then::Fail(StatusCode::FAILURE);
+    for (request, profile, then) in [
+        ("CLOSE", Profile::openssh(), fail()),
+        ("CLOSE", Profile::openssh(), Then::DoneButFail(StatusCode::FAILURE)),
+        ("STAT", Profile::openssh(), Then::Reply(short.clone())),
+        ("STAT", Profile::openssh(), fail()),
+        ("RENAME", Profile::bare(), fail()),
+        ("RENAME", Profile::bare(), Then::Fail(StatusCode::PERMISSION_DENIED)),
+        ("RENAME", Profile::bare(), Then::Fail(StatusCode::OP_UNSUPPORTED)),
+        ("WRITE", Profile::bare(), Then::Reply(Reply::Handle(b"?"[..].into()))),
+        ("WRITE", Profile::bare(), Then::Raw(b"\0\0\0\x05\x65....".to_vec())),
+    ] {
+        for existing in [true, false] {
+            let scene = Scene::new(profile.clone()).await;
+            if existing {
+                scene.put("file", &old);
+            }
+            let mut client = scene.client(MAPPED_USER).await;
+            let mut data = begin(&mut client, "STOR file").await;
+            // Only now: the way to 150 may ask the same things.
+            scene.fault(When::Every(request), then.clone());
+            let _ = data.write_all(&bytes).await;
+            let _ = data.shutdown().await;
+            let reply = client.reply().await;
+            assert_eq!(reply.code, 451, "{request}, {then:?}: {}", reply.text());
+            assert_eq!(scene.file("file"), existing.then(|| old.clone()), "{request}, {then:?}");
+            drop(data);
+            scene.assert_usable(&mut client).await;
+            let names: &[&str] = if existing { &["file"] } else { &[] };
+            eventually("no temporary file is left", || scene.names() == names).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rename_extension_that_fails_is_451() {
+    let scene = Scene::new(Profile::openssh()).await;
+    scene.put("file", b"old");
+    let mut client = scene.client(MAPPED_USER).await;
+    let posix_rename = rename_request(&scene, &mut client).await;
+    scene.put("file", b"old");
+    for then in [Then::Fail(StatusCode::FAILURE), Then::Fail(StatusCode::PERMISSION_DENIED)] {
+        scene.fault(When::Every(posix_rename), then);
+        assert_eq!(client.store("STOR file", b"new").await.code, 451);
+        assert_eq!(scene.file("file").unwrap(), b"old");
+        assert_eq!(scene.names(), ["file"]);
+        scene.assert_usable(&mut client).await;
+    }
+}
+
+/// The name under which the last request of an upload is recorded.
+async fn rename_request(scene: &Scene, client: &mut Client) -> &'static str {
+    assert_eq!(client.store("STOR file", b"new").await.code, 226);
+    scene.sftp().record().requests.last().copied().unwrap()
+}
+
+#[tokio::test]
+async fn a_server_that_names_a_full_disk_or_a_quota_is_understood() {
+    let scene = Scene::new(Profile::windows_like()).await;
+    let mut client = scene.client(MAPPED_USER).await;
+    for code in [StatusCode::NO_SPACE_ON_FILESYSTEM, StatusCode::QUOTA_EXCEEDED] {
+        scene.fault(When::Every("WRITE"), Then::Fail(code));
+        assert_eq!(client.store("STOR file", &content(100_000, 1)).await.code, 552, "{code:?}");
+        scene.fault(When::Every("OPEN"), Then::Fail(code));
+        assert_eq!(client.store("STOR file", &content(100_000, 1)).await.code, 452, "{code:?}");
+        assert_eq!(scene.names(), [""; 0]);
+        scene.assert_usable(&mut client).await;
+    }
+    // OpenSSH says FAILURE, and statvfs says why; some bytes of the WRITE that failed are stored all the same.
+    let scene = Scene::new(Profile::openssh()).await;
+    let mut client = scene.client(MAPPED_USER).await;
+    scene.sftp().tree().capacity = Some(1_000_000);
+    assert_eq!(client.store("STOR file", &content(1_500_000, 1)).await.code, 552);
+    assert_eq!(scene.names(), [""; 0]);
+    scene.assert_usable(&mut client).await;
+}
+
+#[tokio::test]
+async fn a_failed_read_is_451_and_looks_cut() {
+    let scene = Scene::new(Profile::openssh()).await;
+    let bytes = content(3_000_000, 1);
+    scene.put("file", &bytes);
+    let mut client = scene.client(MAPPED_USER).await;
+    let long = Reply::Data(vec![vec![0; 300 * 1024].into()]);
+    for then in [
+        Then::Fail(StatusCode::FAILURE),
+        Then::Fail(StatusCode::PERMISSION_DENIED),
+        Then::Reply(long),
+        Then::Reply(Reply::Handle(b"?"[..].into())),
+        Then::Disconnect,
+    ] {
+        for nth in [0, 3] {
+            scene.fault_at_next("READ", nth, then.clone());
+            let mut data = begin(&mut client, "RETR file").await;
+            let mut received = Vec::new();
+            assert!(data.read_to_end(&mut received).await.is_err(), "{then:?}: no close_notify");
+            client.expect(451).await;
+            assert!(bytes.starts_with(&received) && received.len() < bytes.len(), "{then:?}");
+            scene.heal();
+            assert!(client.retrieve("file").await == bytes, "{then:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn replies_that_come_twice_never_change_a_byte() {
+    for request in ["READ", "WRITE", "STAT", "LSTAT", "REALPATH", "OPEN", "CLOSE"] {
+        let scene = Scene::new(Profile::openssh()).await;
+        let bytes = content(1_000_000, 1);
+        scene.put("old", &bytes);
+        let mut client = scene.client(MAPPED_USER).await;
+        scene.fault(When::Every(request), Then::Twice);
+        let stored = client.store("STOR new", &bytes).await;
+        assert!(stored.code != 226 || scene.file("new").unwrap() == bytes, "{request}");
+        let (fetched, received) = client.fetch("RETR old").await;
+        assert!(fetched.code != 226 || received == bytes, "{request}");
+        scene.assert_usable(&mut client).await;
+    }
+}
+
+#[tokio::test]
+async fn a_silent_backend_is_450_after_its_time_and_abor_does_not_wait_for_it() {
+    let sshd = ScriptedSshd::start(Script::new(Profile::openssh())).await;
+    let (address, fingerprint) = sshd.address_and_fingerprint();
+    let backends =
+        format!("  files: {{address: \"{address}\", host_keys: [\"{fingerprint}\"], request_timeout: 300ms}}\n");
+    let gateway = Gateway::start(&Setup { backends, ..sshd.setup() });
+    let scene = Scene { sshd, gateway };
+    scene.put("file", b"content");
+    let mut client = scene.client(MAPPED_USER).await;
+    for request in ["REALPATH", "STAT"] {
+        scene.fault(When::Every(request), Then::Silence);
+        assert_eq!(client.command("SIZE file").await.code, 450, "{request}");
+        scene.heal();
+        assert_eq!(client.command("SIZE file").await.code, 213, "{request}");
+    }
+    for request in ["WRITE", "CLOSE", "STAT"] {
+        let mut data = begin(&mut client, "STOR new").await;
+        scene.fault(When::Every(request), Then::Silence);
+        let asked = scene.sftp().record().count(request);
+        data.write_all(b"content").await.unwrap();
+        end(data).await;
+        scene.sftp().until(|record| record.count(request) > asked).await;
+        if request == "STAT" {
+            client.expect(451).await;
+        } else {
+            abort(&mut client).await;
+        }
+        scene.heal();
+        eventually("no temporary file is left", || scene.names() == ["file"]).await;
+    }
+    let mut data = begin(&mut client, "RETR file").await;
+    drop(data.shutdown().await);
+    client.reply().await;
+    scene.assert_usable(&mut client).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_is_all_there_is_stored_though_its_control_connection_is_lost() {
+    let scene = Scene::new(Profile::openssh()).await;
+    let mut client = scene.client(MAPPED_USER).await;
+    let bytes = content(100_000, 1);
+    let mut data = begin(&mut client, "STOR file").await;
+    // Time for the loss to be noticed between the last byte and the last reply.
+    scene.fault(When::Every("CLOSE"), Then::Late(Duration::from_millis(300)));
+    data.write_all(&bytes).await.unwrap();
+    data.shutdown().await.unwrap();
+    scene.sftp().until(|record| record.count("CLOSE") > 0).await;
+    drop(client);
+    eventually("it is stored", || scene.names() == ["file"]).await;
+    assert!(scene.file("file").unwrap() == bytes);
+}
+
+/// One upload with the backend lost at one request of its dialogue.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    kind: &'static str,
+    user: &'static str,
+    command: &'static str,
+    existing: bool,
+    /// The request is carried out before the loss.
+    done: bool,
+    /// Which request.
+    nth: usize,
+}
+
+/// Carries it out; `false` when the dialogue was over before.
+async fn upload_cut(scene: &Scene, client: &mut Client, cut: Cut) -> bool {
+    let (old, new) = (content(40_000, 1), content(150_000, 2));
+    let whole = if cut.command.starts_with("APPE") && cut.existing { [&*old, &*new].concat() } else { new.clone() };
+    if cut.existing {
+        scene.put("file", &old);
+    } else {
+        let _ = scene.sftp().tree().remove(&at_home("file"));
+    }
+    let before = scene.sftp().record();
+    let then = if cut.done { Then::DoneAndDisconnect } else { Then::Disconnect };
+    scene.fault(When::Request(before.requests.len() + cut.nth), then);
+    let started = std::time::Instant::now();
+    let reply = client.store(cut.command, &new).await;
+    assert!(started.elapsed() < LOSS_LIMIT * 2, "{cut:?}: {:?}", started.elapsed());
+    scene.heal();
+    let struck = scene.sftp().record().connections_ended > before.connections_ended
+        || scene.sftp().record().requests.len() > before.requests.len() + cut.nth;
+
+    let after = scene.file("file");
+    if reply.code == 226 {
+        assert!(after.as_ref() == Some(&whole), "{cut:?}: 226, and the file is not whole");
+    } else {
+        assert!([451, 450].contains(&reply.code), "{cut:?}: {}", reply.text());
+    }
+    // In place, or continued in place, a loss may leave a part: nothing is there any more that could undo it.
+    let in_place = cut.user == DIRECT || (cut.command.starts_with("APPE") && cut.existing);
+    let good = |file: &Option<Vec<u8>>| {
+        file.as_ref() == Some(&whole) || if cut.existing { file.as_ref() == Some(&old) } else { file.is_none() }
+    };
+    if !in_place {
+        // A server that cannot replace lets the old file step aside for a moment.
+        assert!(good(&after) || (cut.kind == "bare" && after.is_none()), "{cut:?}: a part under the final name");
+    }
+
+    // The next command finds everything in order.
+    assert_eq!(client.command("CWD /").await.code, 250, "{cut:?}");
+    if !in_place {
+        assert!(good(&scene.file("file")), "{cut:?}: the file did not come back");
+    }
+    let what = format!("{cut:?}: what was left behind is removed");
+    eventually(&what, || scene.names().iter().all(|name| name == "file")).await;
+    struck
+}
+
+#[tokio::test]
+async fn no_loss_at_any_request_of_an_upload_makes_a_part_look_whole() {
+    for (kind, profile) in [("openssh", Profile::openssh()), ("bare", Profile::bare())] {
+        for keeps_connection in [false, true] {
+            let scene = Scene::new(profile.clone()).await;
+            if keeps_connection {
+                scene.sshd.keep_connections();
+            }
+            for (user, command, existing) in [
+                (MAPPED_USER, "STOR file", true),
+                (MAPPED_USER, "STOR file", false),
+                (MAPPED_USER, "APPE file", true),
+                (DIRECT, "STOR file", true),
+                (DIRECT, "STOR file", false),
+            ] {
+                for done in [false, true] {
+                    let mut client = scene.client(user).await;
+                    // Both channels are there.
+                    assert_eq!(client.store("STOR file", b"first").await.code, 226);
+                    let mut nth = 0;
+                    while upload_cut(&scene, &mut client, Cut { kind, user, command, existing, done, nth }).await {
+                        nth += 1;
+                        assert!(nth < 100, "the dialogue has no end");
+                    }
+                    assert!(nth >= 5, "{kind} {user} {command}: {nth} requests");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_loss_at_any_request_of_a_rename_loses_a_file() {
+    for (kind, profile) in [("openssh", Profile::openssh()), ("bare", Profile::bare())] {
+        let scene = Scene::new(profile).await;
+        let mut client = scene.client(MAPPED_USER).await;
+        for done in [false, true] {
+            for nth in 0.. {
+                scene.put("from", b"moved");
+                scene.put("to", b"replaced");
+                assert_eq!(client.command("RNFR from").await.code, 350);
+                let before = scene.sftp().record().requests.len();
+                let then = if done { Then::DoneAndDisconnect } else { Then::Disconnect };
+                scene.fault(When::Request(before + nth), then);
+                let reply = client.command("RNTO to").await;
+                let over = scene.sftp().record().requests.len() <= before + nth;
+                scene.heal();
+                assert_eq!(client.command("CWD /").await.code, 250);
+                let what = format!("{kind}, request {nth}, done: {done}: {}", reply.text());
+                let (from, to) = (scene.file("from"), scene.file("to"));
+                match reply.code {
+                    250 => assert!(from.is_none() && to.as_deref() == Some(b"moved"), "{what}"),
+                    450 | 451 => {
+                        assert_eq!(from.as_deref(), Some(&b"moved"[..]), "{what}");
+                        assert_eq!(to.as_deref(), Some(&b"replaced"[..]), "{what}");
+                    }
+                    _ => panic!("{what}"),
+                }
+                eventually("nothing else is left", || scene.names().iter().all(|name| name == "from" || name == "to"))
+                    .await;
+                let _ = scene.sftp().tree().remove(&at_home("from"));
+                if over {
+                    assert!(nth >= 3, "{what}");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_loss_before_a_transfer_begins_is_not_seen() {
+    let scene = Scene::new(Profile::openssh()).await;
+    let mut client = scene.client(MAPPED_USER).await;
+    let bytes = content(50_000, 1);
+    scene.put("file", &bytes);
+    assert!(client.retrieve("file").await == bytes);
+    for request in ["REALPATH", "STAT", "OPEN"] {
+        scene.fault_at_next(request, 0, Then::Disconnect);
+        assert!(client.retrieve("file").await == bytes, "{request}");
+    }
+    for request in ["REALPATH", "LSTAT", "OPEN"] {
+        scene.fault_at_next(request, 0, Then::Disconnect);
+        assert_eq!(client.store("STOR new", &bytes).await.code, 226, "{request}");
+    }
+    for request in ["REALPATH", "OPENDIR"] {
+        scene.fault_at_next(request, 0, Then::Disconnect);
+        let (reply, listing) = client.fetch("NLST").await;
+        assert_eq!((reply.code, &*listing), (226, &b"file\r\nnew\r\n"[..]), "{request}");
+    }
+    // A backend that goes at every attempt is given up.
+    scene.fault(When::Every("STAT"), Then::Disconnect);
+    assert_eq!(client.command("SIZE file").await.code, 450);
+    scene.assert_usable(&mut client).await;
+    let Record { open_handles, .. } = scene.sftp().record();
+    assert!(open_handles <= 1, "{open_handles} handles");
+}

@@ -1,0 +1,108 @@
+//! What a gateway needs: for a file of any size a bounded amount of memory, for an idle session a small one.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+
+use crate::support::client::Client;
+use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
+use crate::support::sshd::Sshd;
+use crate::support::transfer::{begin, content, end};
+
+/// Resident memory a gateway may have reached after a file of 1 GiB went up and down, in KiB.
+const PEAK_LIMIT: u64 = 64 * 1024;
+
+/// Resident memory an idle session may cost, in KiB.
+const SESSION_LIMIT: u64 = 100;
+
+/// Sessions of the measurement.
+const SESSIONS: u64 = 500;
+
+/// How many log in at a time.
+const AT_A_TIME: usize = 16;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_one_gibibyte_is_the_same_up_and_down_within_64_mebibytes() {
+    const BLOCK: usize = 1024 * 1024;
+    const BLOCKS: u64 = 1024;
+    // In memory where there is such a file system: the disk is not what is tested.
+    let shared_memory = Path::new("/dev/shm");
+    let parent = if shared_memory.is_dir() { shared_memory.to_owned() } else { std::env::temp_dir() };
+    let directory = tempfile::Builder::new().prefix("gibibyte-").tempdir_in(parent).unwrap();
+    let sshd = Sshd::start().await;
+    let owner = fs::metadata(sshd.files()).unwrap();
+    chown(directory.path(), Some(owner.uid()), Some(owner.gid())).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_users(directory.path()));
+    let mut client = Client::logged_in(&gateway).await;
+    assert_eq!(client.command("TYPE I").await.code, 200);
+
+    let mut block = content(BLOCK, 1);
+    let mut sent = Context::new(&SHA256);
+    let mut data = begin(&mut client, "STOR gibibyte").await;
+    for number in 0..BLOCKS {
+        block[..8].copy_from_slice(&number.to_le_bytes());
+        sent.update(&block);
+        data.write_all(&block).await.unwrap();
+    }
+    end(data).await;
+    client.expect(226).await;
+    let sent = sent.finish();
+    assert_eq!(fs::metadata(directory.path().join("gibibyte")).unwrap().len(), BLOCKS * BLOCK as u64);
+
+    let mut received = Context::new(&SHA256);
+    let mut data = begin(&mut client, "RETR gibibyte").await;
+    loop {
+        let count = data.read(&mut block).await.unwrap();
+        if count == 0 {
+            break;
+        }
+        received.update(&block[..count]);
+    }
+    data.shutdown().await.unwrap();
+    client.expect(226).await;
+    assert_eq!(received.finish().as_ref(), sent.as_ref());
+    let peak = gateway.memory("VmHWM");
+    println!("peak resident memory: {peak} KiB");
+    assert!(peak < PEAK_LIMIT, "{peak} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_idle_sessions_stay_and_each_costs_at_most_100_kibibytes() {
+    let sshd = Sshd::start().await;
+    let setup = Setup { level: Some("info".to_owned()), ..Setup::backend(&sshd).with_users(&sshd.files()) };
+    let gateway = Gateway::start(&setup);
+    // What only the first session costs is not counted.
+    let mut first = log_in(&gateway).await;
+    let before = gateway.memory("VmRSS");
+    let mut clients = Vec::new();
+    while clients.len() < SESSIONS as usize {
+        let mut logins = JoinSet::new();
+        for _ in 0..AT_A_TIME.min(SESSIONS as usize - clients.len()) {
+            let unencrypted = Client::explicit(&gateway).await;
+            logins.spawn(finish_log_in(unencrypted));
+        }
+        clients.extend(logins.join_all().await);
+    }
+    let after = gateway.memory("VmRSS");
+    for client in &mut clients {
+        assert_eq!(client.command("NOOP").await.code, 200);
+    }
+    assert_eq!(first.command("NOOP").await.code, 200);
+    let each = (after - before).div_ceil(SESSIONS);
+    println!("an idle session: {each} KiB resident ({before} KiB before, {after} KiB after {SESSIONS} logins)");
+    assert!(each <= SESSION_LIMIT, "{each} KiB");
+}
+
+async fn log_in(gateway: &Gateway) -> Client {
+    finish_log_in(Client::explicit(gateway).await).await
+}
+
+async fn finish_log_in(mut client: Client) -> Client {
+    client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+    client
+}

@@ -1,0 +1,239 @@
+//! The README says what the program does: its tables, examples and command lines are held to the code.
+
+use std::path::Path;
+
+use clap::{CommandFactory, Parser};
+use ftps2sftp::cli::Arguments;
+use ftps2sftp::command::spec;
+use ftps2sftp::config::load_text;
+use ftps2sftp::telemetry::metrics::TABLE;
+use serde_json::{Value, json};
+
+const README: &str = include_str!("../../README.md");
+
+/// Every file that an example of the README names, relative to its configuration.
+const FILES: [&str; 5] = ["tls.crt", "tls.key", "known_hosts", "acme_ed25519", "acme_passphrase"];
+
+/// An argon2id hash of a password that nobody knows.
+const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$gXF06bnyQu2/HyTqnjtFjw$GufRKxqEX6FYxHz5h4ocqVbYqhs4ye4MmSNeK76RDFU";
+
+#[test]
+fn the_command_table_is_the_programs_own() {
+    assert_eq!(
+        between_markers("commands"),
+        spec::markdown().trim(),
+        "\nput the output of `ftps2sftp commands --markdown` between the markers"
+    );
+}
+
+#[test]
+fn every_configuration_loads() {
+    let folder = folder();
+    let examples = blocks("yaml");
+    assert!(examples.len() >= 2, "the examples were not found");
+    for example in examples {
+        let problems = load_text(&example, folder.path()).problems;
+        assert!(problems.is_empty(), "{example}\n{problems:#?}");
+    }
+}
+
+#[test]
+fn every_command_line_can_be_typed() {
+    let lines: Vec<String> =
+        blocks("sh").iter().flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let mut seen = 0;
+    for line in &lines {
+        let Some(arguments) = arguments(line) else { continue };
+        seen += 1;
+        let parsed = Arguments::try_parse_from(std::iter::once("ftps2sftp").chain(arguments));
+        // `--help` and `--version` end the parser as errors do, with exit code 0.
+        if let Err(error) = parsed {
+            assert_eq!(error.exit_code(), 0, "{line}\n{error}");
+        }
+    }
+    assert!(seen >= 4, "the command lines were not found");
+}
+
+#[test]
+fn every_subcommand_in_the_text_exists_and_every_subcommand_is_in_the_text() {
+    let command = Arguments::command();
+    let mentions: Vec<&str> = inline_code().into_iter().filter_map(|code| code.strip_prefix("ftps2sftp ")).collect();
+    for mention in &mentions {
+        let word = mention.split(' ').next().unwrap();
+        assert!(word.starts_with('-') || command.find_subcommand(word).is_some(), "`ftps2sftp {mention}`");
+    }
+    for subcommand in command.get_subcommands() {
+        let name = subcommand.get_name();
+        assert!(
+            mentions.iter().any(|mention| mention.split(' ').next() == Some(name)),
+            "`ftps2sftp {name}` is missing"
+        );
+    }
+}
+
+#[test]
+fn keys_that_are_refused_for_now_are_refused() {
+    let folder = folder();
+    let rows = rows("refused");
+    assert!(rows.len() > 20, "the table was not found");
+    for row in &rows {
+        let (key, value) = match row[0].split_once(": ") {
+            Some((key, value)) => (key, json!(value)),
+            None => (row[0].as_str(), json!(["nonsense"])),
+        };
+        let at = key.replace("[]", "[0]");
+        let problems = load_text(&with(key, value).to_string(), folder.path()).problems;
+        assert!(
+            problems.iter().any(|problem| problem.at == at && problem.what.contains("not supported yet")),
+            "{key}: {problems:#?}"
+        );
+    }
+}
+
+#[test]
+fn keys_without_effect_are_said_to_have_none() {
+    let folder = folder();
+    let loaded = load_text(&minimal().to_string(), folder.path());
+    assert_eq!(loaded.problems, []);
+    let rows = rows("without-effect");
+    for warning in &loaded.warnings {
+        assert!(rows.iter().any(|row| row[0].starts_with(&warning.at)), "{} is missing", warning.at);
+    }
+}
+
+/// The decoder names what it does not support yet in one way, so its sources tell whether a table forgot a key.
+#[test]
+fn no_key_that_is_refused_for_now_is_forgotten() {
+    let mut decoded = Vec::new();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/decode")).unwrap() {
+        let source: String = std::fs::read_to_string(entry.unwrap().path()).unwrap().split_whitespace().collect();
+        decoded
+            .extend(source.split("fields.not_yet(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()));
+    }
+    assert!(decoded.len() > 20, "the sources were not found");
+    let mut told: Vec<String> = [rows("refused"), rows("without-effect")]
+        .concat()
+        .iter()
+        .map(|row| row[0].rsplit('.').next().unwrap().to_owned())
+        // Refused by code of their own.
+        .filter(|key| !matches!(key.as_str(), "agent" | "certificate" | "symlinks: hide" | "permissions: chmod"))
+        .collect();
+    decoded.sort();
+    told.sort();
+    assert_eq!(told, decoded);
+}
+
+#[test]
+fn every_metric_in_the_text_exists() {
+    let mut seen = 0;
+    for code in inline_code() {
+        let name = code.split('{').next().unwrap();
+        if name.starts_with("ftps2sftp_") {
+            seen += 1;
+            assert!(TABLE.iter().any(|row| row.name == name), "{name}");
+        }
+    }
+    assert!(seen > 0, "no metric was found");
+}
+
+#[test]
+fn every_link_to_a_file_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
+        let text = std::fs::read_to_string(root.join(document)).unwrap();
+        for target in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let file = target.split('#').next().unwrap();
+            assert!(file.is_empty() || target.contains("://") || root.join(file).exists(), "{document}: {target}");
+        }
+    }
+}
+
+#[test]
+fn the_architecture_tells_of_every_room() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    for entry in std::fs::read_dir(root.join("src")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let is_told = [format!("`{name}/`"), format!("`{name}.rs`")].iter().any(|told| text.contains(told));
+        assert!(is_told, "`{name}` is missing");
+    }
+}
+
+/// A folder with the files that the examples name. What is in them is looked at later than here.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in FILES {
+        std::fs::write(folder.path().join(name), "x").unwrap();
+    }
+    folder
+}
+
+/// A configuration whose entries are called as the README calls them in key paths. JSON is YAML.
+fn minimal() -> Value {
+    json!({
+        "listeners": [{}],
+        "tls": { "certificates": [{ "certificate": "tls.crt", "key": "tls.key" }] },
+        "backends": { "NAME": { "address": "sftp.internal", "known_hosts": "known_hosts" } },
+        "users": {
+            "NAME": {
+                "backend": "NAME",
+                "password_hash": HASH,
+                "login": { "user": "acme-sftp", "private_key": "acme_ed25519" },
+            },
+        },
+    })
+}
+
+/// The same with one key set.
+fn with(key: &str, value: Value) -> Value {
+    let mut document = minimal();
+    let mut place = &mut document;
+    for segment in key.split('.') {
+        place = match segment.strip_suffix("[]") {
+            Some(list) => &mut place[list][0],
+            None => &mut place[segment],
+        };
+    }
+    *place = value;
+    document
+}
+
+/// What stands between `<!-- NAME -->` and `<!-- end of NAME -->`.
+fn between_markers(name: &str) -> &'static str {
+    let (_, rest) = README.split_once(&format!("<!-- {name} -->")).unwrap_or_else(|| panic!("no marker {name}"));
+    rest.split_once(&format!("<!-- end of {name} -->")).unwrap_or_else(|| panic!("no end of {name}")).0.trim()
+}
+
+/// The cells of a table between markers, without its head, and without the marks of code.
+fn rows(name: &str) -> Vec<Vec<String>> {
+    between_markers(name)
+        .lines()
+        .skip(2)
+        .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect())
+        .collect()
+}
+
+/// Fenced blocks of this language.
+fn blocks(language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    README.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// Code between single backquotes, outside of fenced blocks.
+fn inline_code() -> Vec<&'static str> {
+    README.split("```").step_by(2).flat_map(|text| text.split('`').skip(1).step_by(2)).collect()
+}
+
+/// What a line gives to the program; `None` where it calls another.
+fn arguments(line: &str) -> Option<Vec<&str>> {
+    let line = line.split(" #").next().unwrap_or(line);
+    let line = line.split(" | ").last().unwrap_or(line);
+    let line = line.split(['<', '>']).next().unwrap_or(line);
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words.as_slice() {
+        ["cargo", "run", rest @ ..] => Some(rest.iter().skip_while(|word| **word != "--").skip(1).copied().collect()),
+        [program, rest @ ..] if program.rsplit('/').next() == Some("ftps2sftp") => Some(rest.to_vec()),
+        _ => None,
+    }
+}

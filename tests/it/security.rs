@@ -1,0 +1,568 @@
+//! TLS, the protection of data connections, and hostile bytes on the control connection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ftps2sftp::command::spec::{self, Handler};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{HandshakeKind, SupportedProtocolVersion};
+
+use crate::support::client::{Client, connector, latin1, server_name};
+use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
+use crate::support::sshd::Sshd;
+
+/// How long anything may take that is only waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The longest command line, line end included, in bytes.
+const MAX_LINE: usize = 4096 + 512;
+
+#[tokio::test]
+async fn both_tls_modes_serve_both_tls_versions() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    for (version, name) in [(&TLS12, "TLSv1.2"), (&TLS13, "TLSv1.3")] {
+        let clients = [Client::explicit_with(&gateway, version).await, Client::implicit_with(&gateway, version).await];
+        for (mut client, mode) in clients.into_iter().zip(["explicit", "implicit"]) {
+            client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+            let status = client.ask("STAT", 211).await.text();
+            assert!(status.contains(&format!(" Control connection: {name}, ")), "{status}");
+            assert!(status.contains("PROT P"), "{status}");
+            client.ask("TYPE I", 200).await;
+            let file = format!("{mode} {name}");
+            let content = file.repeat(10_000);
+            assert_eq!(client.store(format!("STOR {file}"), content.as_bytes()).await.code, 226);
+            assert_eq!(client.retrieve(&file).await, content.as_bytes());
+            assert!(client.lines("NLST").await.contains(&file.into_bytes()));
+            client.ask("QUIT", 221).await;
+            client.expect_closed().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lower_version_than_the_configured_one_is_refused() {
+    let sshd = Sshd::start().await;
+    let mut setup = Setup::backend(&sshd).with_users(&sshd.files());
+    setup.tls.push_str("  min_version: \"1.3\"\n");
+    let gateway = Gateway::start(&setup);
+    let stream = TcpStream::connect(gateway.implicit).await.unwrap();
+    assert!(connector(&gateway, &TLS12).connect(server_name(), stream).await.is_err());
+    Client::implicit_with(&gateway, &TLS13).await.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+}
+
+#[tokio::test]
+async fn in_clear_nothing_of_value_is_said_or_heard() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let mut client = Client::clear(&gateway).await;
+    for row in spec::rows() {
+        let code = match row.handler {
+            Handler::NotOffered(code) => code,
+            _ if !row.before_tls => 530,
+            Handler::LoggedIn(_) => panic!("{} needs a login and is let in before TLS", row.verb),
+            Handler::Anytime(_) => continue,
+        };
+        for verb in std::iter::once(&row.verb).chain(row.aliases) {
+            client.ask(format!("{verb} x"), code).await;
+        }
+    }
+    client
+        .ask_all(&[
+            ("USER acme", 530),
+            ("PASS swordfish 42", 530),
+            ("FEAT", 211),
+            ("SYST", 215),
+            ("STAT", 211),
+            ("STAT x", 530),
+            ("HELP", 214),
+            ("NOOP", 200),
+            ("CLNT x", 200),
+            ("OPTS UTF8 ON", 200),
+            ("PBSZ 0", 503),
+            ("PROT P", 503),
+            ("AUTH", 501),
+            ("AUTH KERBEROS_V4", 504),
+            ("AUTH TLS-P", 504),
+            ("QUIT", 221),
+        ])
+        .await;
+    client.expect_closed().await;
+}
+
+#[tokio::test]
+async fn auth_takes_its_three_spellings_and_is_given_once() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    for mechanism in ["TLS", "tls-c", "SSL"] {
+        let mut client = secured(&gateway, mechanism).await;
+        client.ask("AUTH TLS", 503).await;
+        client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+        client.ask_all(&[("AUTH TLS", 503), ("CCC", 534), ("REIN", 502), ("PWD", 257)]).await;
+    }
+    Client::implicit(&gateway).await.ask("AUTH TLS", 503).await;
+}
+
+#[tokio::test]
+async fn pbsz_and_prot_follow_their_order_and_take_only_what_tls_has() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    for mut client in [secured(&gateway, "TLS").await, Client::implicit(&gateway).await] {
+        client
+            .ask_all(&[
+                ("PROT P", 503),
+                ("PBSZ", 501),
+                ("PBSZ x", 501),
+                ("PBSZ -1", 501),
+                ("PBSZ 4294967296", 501),
+                ("PROT P", 503),
+            ])
+            .await;
+        assert_eq!(client.ask("PBSZ 4294967295", 200).await.text(), "200 PBSZ=0");
+        client
+            .ask_all(&[
+                ("PROT", 501),
+                ("PROT PP", 501),
+                ("PROT S", 536),
+                ("PROT E", 536),
+                ("PROT X", 504),
+                ("prot p", 200),
+                ("PROT C", 200),
+            ])
+            .await;
+        client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+        // What was chosen before the login holds after it; the policy is the user's, and known only now.
+        client.ask_all(&[("EPSV", 229), ("LIST", 521), ("PROT C", 534), ("EPSV", 229), ("LIST", 521)]).await;
+        client.ask("PROT P", 200).await;
+        client.private = true;
+        client.ask_all(&[("PROT C", 534), ("PROT S", 536)]).await;
+        assert_eq!(client.lines("LIST").await, Vec::<Vec<u8>>::new());
+    }
+}
+
+#[tokio::test]
+async fn no_data_command_goes_in_clear_where_data_must_be_protected() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    sshd.place_file("a", "content");
+    let mut client = secured(&gateway, "TLS").await;
+    client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+    for command in ["RETR a", "STOR b", "APPE a", "LIST", "NLST", "MLSD"] {
+        let address = client.passive().await;
+        client.ask(command, 521).await;
+        assert_closed_unread(TcpStream::connect(address).await).await;
+    }
+    assert!(!sshd.files().join("b").exists());
+    // The implicit port begins at PROT P: some clients never say so there.
+    let mut client = Client::implicit(&gateway).await;
+    client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+    assert_eq!(client.retrieve("a").await, b"content");
+}
+
+#[tokio::test]
+async fn a_user_with_optional_data_protection_may_change_it_at_any_time() {
+    let sshd = Sshd::start().await;
+    let root = format!("    root: \"{}\"\n    policy: {{data_tls: optional}}\n", sshd.files().display());
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_user("old", &root));
+    let mut client = secured(&gateway, "TLS").await;
+    client.log_in("old", MAPPED_PASSWORD).await;
+    assert_eq!(client.store("STOR a", b"in clear").await.code, 226);
+    client.ask_all(&[("PBSZ 0", 200), ("PROT P", 200)]).await;
+    client.private = true;
+    assert_eq!(client.retrieve("a").await, b"in clear");
+    client.ask("PROT C", 200).await;
+    client.private = false;
+    assert_eq!(client.retrieve("a").await, b"in clear");
+    // Between PASV and the transfer, too: what counts is PROT when the connection comes.
+    let address = client.passive().await;
+    client.ask_all(&[("PROT P", 200), ("RETR a", 150)]).await;
+    client.private = true;
+    let mut data = client.data(address).await;
+    let mut bytes = Vec::new();
+    data.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(bytes, b"in clear");
+    drop(data);
+    client.expect(226).await;
+}
+
+#[tokio::test]
+async fn bytes_behind_auth_never_survive_into_tls() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let injected = b"AUTH TLS\r\nUSER acme\r\nPASS swordfish 42\r\n";
+    for position in 1..injected.len() {
+        let (first, second) = injected.split_at(position);
+        no_tls_after(&gateway, first, second).await;
+    }
+    for behind in [&b"\n"[..], b"\r\n", b"\r", b" ", b"N", b"\xff", b"\xff\xfa", b"\xf2", b"\0"] {
+        no_tls_after(&gateway, &[b"AUTH TLS\r\n", behind].concat(), b"").await;
+        no_tls_after(&gateway, &[b"NOOP\nauth tls\n", behind].concat(), b"").await;
+    }
+    // And no TLS at all after 234.
+    no_tls_after(&gateway, b"AUTH TLS\r\n", b"NOOP\r\n").await;
+    assert!(!sshd.log().contains("Accepted"), "{}", sshd.log());
+}
+
+#[tokio::test]
+async fn auth_forgets_everything_that_was_said_in_clear() {
+    let sshd = Sshd::start().await;
+    let mut setup = Setup::backend(&sshd).with_users(&sshd.files());
+    setup.tls.push_str("  require_control: false\n");
+    let gateway = Gateway::start(&setup);
+    let mut client = Client::clear(&gateway).await;
+    let feat = client.ask("FEAT", 211).await;
+    client.ask_all(&[("OPTS MLST type;", 200), ("PBSZ 0", 503), ("PROT P", 503)]).await;
+    assert_ne!(client.ask("FEAT", 211).await, feat);
+    client.ask(format!("USER {MAPPED_USER}"), 331).await;
+    client.ask("AUTH TLS", 234).await;
+    let mut client = client.upgrade().await.unwrap();
+    client.ask(format!("PASS {MAPPED_PASSWORD}"), 503).await;
+    client.ask("PROT P", 503).await;
+    assert_eq!(client.ask("FEAT", 211).await, feat);
+    client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+    client.ask_all(&[("EPSV", 229), ("LIST", 521)]).await;
+
+    // Logged in in clear, where that is allowed, it is too late; and data is no more allowed in clear than before.
+    let mut client = Client::clear(&gateway).await;
+    client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+    client.ask_all(&[("AUTH TLS", 503), ("PROT P", 503), ("EPSV", 229), ("LIST", 521)]).await;
+}
+
+#[tokio::test]
+async fn a_data_connection_resumes_its_own_session_and_nobody_elses() {
+    let sshd = Sshd::start().await;
+    let root = format!("    root: \"{}\"\n    policy: {{data_tls_resumption: require}}\n", sshd.files().display());
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_user("strict", &root));
+    sshd.place_file("secret", "for the rightful only");
+    for (version, number) in [(&TLS12, "1.2"), (&TLS13, "1.3")] {
+        let mut client = logged_in(&gateway, version, "strict").await;
+        let mut thief = logged_in(&gateway, version, "strict").await;
+        for _ in 0..12 {
+            assert_eq!(client.retrieve("secret").await, b"for the rightful only");
+        }
+        assert_eq!(client.store("STOR mine", b"mine").await.code, 226);
+        let own = secure_data(&mut client, "RETR secret").await;
+        assert_eq!(own.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed), "{number}");
+        drop(own);
+        let _ = client.reply().await;
+
+        // Somebody else's session, none at all, and what the thief was given when it was turned away the time before.
+        assert_eq!(thief.retrieve("secret").await, b"for the rightful only");
+        let stranger = connector(&gateway, version);
+        for tls in [thief.tls(), &stranger] {
+            let address = client.passive().await;
+            client.ask("RETR secret", 150).await;
+            assert_gets_nothing(tls, address, b"").await;
+            // The rightful connection after it is served.
+            let mut data = client.data(address).await;
+            let mut bytes = Vec::new();
+            data.read_to_end(&mut bytes).await.unwrap();
+            assert_eq!(bytes, b"for the rightful only");
+            drop(data);
+            client.expect(226).await;
+
+            let address = client.passive().await;
+            client.ask("STOR mine", 150).await;
+            assert_gets_nothing(tls, address, b"forged").await;
+            let mut data = client.data(address).await;
+            data.write_all(b"mine again").await.unwrap();
+            data.shutdown().await.unwrap();
+            client.expect(226).await;
+            assert_eq!(std::fs::read(sshd.files().join("mine")).unwrap(), b"mine again");
+        }
+        // Where nobody else comes, the client learns why.
+        let address = client.passive().await;
+        client.ask("STOR mine", 150).await;
+        assert_gets_nothing(thief.tls(), address, b"forged").await;
+        client.expect(522).await;
+        assert_eq!(std::fs::read(sshd.files().join("mine")).unwrap(), b"mine again");
+        client.ask("NOOP", 200).await;
+        let resumed =
+            format!("ftps2sftp_tls_handshakes_total{{channel=\"data\",version=\"{number}\",result=\"resumed\"}}");
+        assert!(gateway.metric(&resumed).await >= 18.0);
+    }
+}
+
+#[tokio::test]
+async fn prefer_and_off_take_data_connections_that_resume_nothing() {
+    let sshd = Sshd::start().await;
+    let root = format!("    root: \"{}\"\n", sshd.files().display());
+    let off = format!("{root}    policy: {{data_tls_resumption: \"off\"}}\n");
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_user("prefer", &root).with_user("off", &off));
+    sshd.place_file("a", "content");
+    for version in [&TLS12, &TLS13] {
+        for user in ["prefer", "off"] {
+            let mut client = logged_in(&gateway, version, user).await;
+            let address = client.passive().await;
+            client.ask("RETR a", 150).await;
+            let stream = client.connect(address).await;
+            let mut data = connector(&gateway, version).connect(server_name(), stream).await.unwrap();
+            assert_eq!(data.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+            let mut bytes = Vec::new();
+            data.read_to_end(&mut bytes).await.unwrap();
+            assert_eq!(bytes, b"content", "{user}");
+            drop(data);
+            client.expect(226).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_data_connection_from_another_address_is_dropped_and_the_rightful_one_served() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    sshd.place_file("a", "content");
+    let mut client = Client::logged_in(&gateway).await;
+    for _ in 0..2 {
+        let address = client.passive().await;
+        assert_closed_unread(connect_from([127, 0, 0, 2], address).await).await;
+        client.ask("RETR a", 150).await;
+        assert_closed_unread(connect_from([127, 0, 0, 3], address).await).await;
+        let mut data = client.data(address).await;
+        let mut bytes = Vec::new();
+        data.read_to_end(&mut bytes).await.unwrap();
+        assert_eq!(bytes, b"content");
+        drop(data);
+        client.expect(226).await;
+    }
+}
+
+#[tokio::test]
+async fn a_protocol_that_is_not_ftp_is_refused_by_alpn() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let dial = |protocols: &'static [&'static str]| {
+        let gateway = &gateway;
+        async move {
+            let mut config = connector(gateway, &TLS13).config().as_ref().clone();
+            config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+            let stream = TcpStream::connect(gateway.implicit).await.unwrap();
+            let stream = TlsConnector::from(Arc::new(config)).connect(server_name(), stream).await?;
+            io::Result::Ok(stream.get_ref().1.alpn_protocol().map(latin1))
+        }
+    };
+    assert!(dial(&["h2", "http/1.1"]).await.is_err());
+    assert!(dial(&["smtp"]).await.is_err());
+    assert_eq!(dial(&[]).await.unwrap(), None);
+    assert_eq!(dial(&["ftp"]).await.unwrap().as_deref(), Some("ftp"));
+    assert_eq!(dial(&["x-filezilla-ftp", "ftp"]).await.unwrap().as_deref(), Some("ftp"));
+}
+
+#[tokio::test]
+async fn what_speaks_another_protocol_is_sent_away_before_login() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let foreign = [
+        "GET / HTTP/1.1",
+        "get /x HTTP/1.0",
+        "POST / HTTP/1.1",
+        "PUT /a HTTP/1.1",
+        "HEAD / HTTP/1.1",
+        "OPTIONS * HTTP/1.1",
+        "CONNECT a:21 HTTP/1.1",
+        "TRACE / HTTP/1.1",
+        "PRI * HTTP/2.0",
+        "Host: localhost",
+        "EHLO me",
+        "HELO me",
+    ];
+    for line in foreign {
+        for mut client in [Client::clear(&gateway).await, Client::implicit(&gateway).await] {
+            // The commands in the body are never seen.
+            client.send_raw(format!("{line}\r\nNOOP\r\n").as_bytes()).await;
+            client.expect(421).await;
+            client.expect_closed().await;
+        }
+    }
+    let mut client = Client::implicit(&gateway).await;
+    for _ in 0..9 {
+        client.ask("XYZZY", 500).await;
+    }
+    client.ask("XYZZY", 421).await;
+    client.expect_closed().await;
+    // A known command in between begins the count anew, and a user who is logged in may mistype for ever.
+    let mut client = Client::implicit(&gateway).await;
+    for _ in 0..2 {
+        for _ in 0..9 {
+            client.ask("XYZZY", 500).await;
+        }
+        client.ask("NOOP", 200).await;
+    }
+    client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+    for line in foreign.into_iter().chain(["", " ", "\u{1}", "123", " NOOP", "NOOP\tx", "AVERYLONGVERBINDEED x"]) {
+        client.ask(line, 500).await;
+    }
+}
+
+#[tokio::test]
+async fn a_line_has_a_greatest_length_and_its_excess_is_thrown_away() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let mut client = Client::logged_in(&gateway).await;
+    let line = |length: usize| [&b"NOOP "[..], &vec![b'x'; length - "NOOP \r\n".len()]].concat();
+    client.ask(line(MAX_LINE), 200).await;
+    client.ask(line(MAX_LINE + 1), 500).await;
+    client.ask("NOOP", 200).await;
+    client.ask(line(1_000_000), 500).await;
+    client.ask(line(MAX_LINE + 1), 500).await;
+    client.ask(line(MAX_LINE + 1), 421).await;
+    client.expect_closed().await;
+}
+
+#[tokio::test]
+async fn pipelined_commands_are_answered_in_order_however_the_bytes_are_cut() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    sshd.place_file("a", "content");
+    let dialogue = [
+        ("SYST", 215),
+        ("noop", 200),
+        ("PWD", 257),
+        ("TYPE I", 200),
+        ("TYPE X", 501),
+        ("CWD missing", 550),
+        ("MKD p", 257),
+        ("CWD p", 250),
+        ("XYZZY", 500),
+        ("CDUP", 250),
+        ("RMD p", 250),
+        ("SIZE none", 550),
+        ("SIZE a", 213),
+        ("REIN", 502),
+    ];
+    let (lines, codes): (Vec<&str>, Vec<u16>) = dialogue.into_iter().unzip();
+    let mut client = Client::logged_in(&gateway).await;
+    for end in ["\r\n", "\n"] {
+        let bytes = format!("{}{end}", lines.join(end)).into_bytes();
+        for piece in [1, 3, bytes.len()] {
+            for part in bytes.chunks(piece) {
+                client.send_raw(part).await;
+            }
+            for code in &codes {
+                client.expect(*code).await;
+            }
+        }
+    }
+    // More than is ever kept waiting, and behind a transfer.
+    let address = client.passive().await;
+    let flood = format!("RETR a\r\n{}PWD\r\n", "NOOP\r\n".repeat(500));
+    client.send_raw(flood.as_bytes()).await;
+    client.expect(150).await;
+    let mut data = client.data(address).await;
+    let mut bytes = Vec::new();
+    data.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(bytes, b"content");
+    drop(data);
+    client.expect(226).await;
+    for _ in 0..500 {
+        client.expect(200).await;
+    }
+    client.expect(257).await;
+}
+
+#[tokio::test]
+async fn telnet_is_taken_out_of_commands() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let mut client = Client::logged_in(&gateway).await;
+    for preface in [&b"\xff\xf4\xff\xf2"[..], b"\xff\xf4\xff", b"\xff\xf4", b"\xf2", b"\xff\xf2\xff\xf2", b""] {
+        client.ask([preface, b"ABOR"].concat(), 226).await;
+        client.ask([preface, b"NOOP"].concat(), 200).await;
+    }
+    client.ask(b"NO\xff\xf1OP", 200).await;
+    client.ask(b"\xff\xfa\x18\x01\r\nPWD\r\n\xff\xf0NOOP", 200).await;
+
+    // Options are refused, in their place among the replies.
+    let mut raw = TcpStream::connect(gateway.explicit).await.unwrap();
+    read_line(&mut raw).await;
+    raw.write_all(b"\xff\xfd\x06NOOP\r\n\xff\xfb\x01NO\xff\xfe\x05OP\r\n").await.unwrap();
+    assert_eq!(read_line(&mut raw).await, b"\xff\xfc\x06200 OK\r\n");
+    assert_eq!(read_line(&mut raw).await, b"\xff\xfe\x01\xff\xfc\x05200 OK\r\n");
+}
+
+/// AUTH, and neither PBSZ nor PROT.
+async fn secured(gateway: &Gateway, mechanism: &str) -> Client {
+    let mut client = Client::clear(gateway).await;
+    client.ask(format!("AUTH {mechanism}"), 234).await;
+    client.upgrade().await.unwrap()
+}
+
+async fn logged_in(gateway: &Gateway, version: &'static SupportedProtocolVersion, user: &str) -> Client {
+    let mut client = Client::explicit_with(gateway, version).await;
+    client.log_in(user, MAPPED_PASSWORD).await;
+    client
+}
+
+/// A transfer whose data connection is up.
+async fn secure_data(client: &mut Client, command: &str) -> TlsStream<TcpStream> {
+    let address = client.passive().await;
+    client.ask(command, 150).await;
+    let stream = client.connect(address).await;
+    client.secure(stream).await.unwrap()
+}
+
+/// What connects this way is turned away without a byte, whatever it sends.
+async fn assert_gets_nothing(tls: &TlsConnector, address: SocketAddr, forged: &[u8]) {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let Ok(mut stream) = tls.connect(server_name(), stream).await else { return };
+    assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+    let _ = stream.write_all(forged).await;
+    let mut bytes = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("turned away");
+    assert_eq!(bytes, b"");
+}
+
+/// Not connected at all, or closed without a byte.
+async fn assert_closed_unread(stream: io::Result<TcpStream>) {
+    let Ok(mut stream) = stream else { return };
+    let mut bytes = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("closed");
+    assert_eq!(bytes, b"");
+}
+
+async fn connect_from(address: [u8; 4], to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((address, 0)))?;
+    socket.connect(to).await
+}
+
+/// Sends this in clear, then lets the client whose connection it is begin TLS: there must be none.
+async fn no_tls_after(gateway: &Gateway, first: &[u8], second: &[u8]) {
+    let mut stream = TcpStream::connect(gateway.explicit).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    assert!(read_line(&mut stream).await.starts_with(b"220 "));
+    stream.write_all(first).await.unwrap();
+    // It may be closed by now.
+    let _ = stream.write_all(second).await;
+    loop {
+        let line = read_line(&mut stream).await;
+        if line.is_empty() {
+            return;
+        }
+        if line.starts_with(b"234 ") {
+            break;
+        }
+        assert_eq!(line, b"200 OK\r\n");
+    }
+    let tls = timeout(PATIENCE, connector(gateway, &TLS13).connect(server_name(), stream)).await.expect("closed");
+    assert!(tls.is_err(), "TLS after {} | {}", first.escape_ascii(), second.escape_ascii());
+}
+
+/// A line with its end, byte by byte so that nothing behind it is taken; what there is when the connection ends.
+async fn read_line(stream: &mut TcpStream) -> Vec<u8> {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        match timeout(PATIENCE, stream.read_u8()).await.expect("a line in time") {
+            Ok(byte) => line.push(byte),
+            Err(_) => break,
+        }
+    }
+    line
+}
