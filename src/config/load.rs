@@ -84,7 +84,8 @@ fn read(path: &Path) -> Result<Zeroizing<String>, Problem> {
             .hint("name the file with --config, or let the account that the gateway runs as read it"));
     }
     if bytes.len() as u64 > MAX_FILE {
-        return Err(Problem::new("", format!("the configuration `{shown}` is larger than {MAX_FILE} bytes")));
+        return Err(Problem::new("", format!("the configuration `{shown}` is larger than {MAX_FILE} bytes"))
+            .hint("is it the configuration? fifty thousand users are some 16 MiB"));
     }
     match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
@@ -99,7 +100,7 @@ fn read(path: &Path) -> Result<Zeroizing<String>, Problem> {
 fn parse(text: &str) -> Result<Node, Problem> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.contains('\0') {
-        return Err(Problem::new("", "not YAML: the text holds a NUL character"));
+        return Err(Problem::new("", "not YAML: the text holds a NUL character").hint("save the file as UTF-8"));
     }
     // A file of comments only is an empty mapping; the library calls it an unexpected end.
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {

@@ -69,8 +69,7 @@ impl DataConnection {
         let hello = LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream));
         let hello = hello.await.map_err(DataError::Handshake)?;
         let tls = choose();
-        let mut stream = hello.into_stream(Arc::clone(&tls.config)).await.map_err(DataError::Handshake)?;
-        stream.get_mut().0.handshake_complete();
+        let stream = hello.into_stream(Arc::clone(&tls.config)).await.map_err(DataError::Handshake)?;
         tls.established(&Secured::of(stream.get_ref().1));
         Ok(Self::Private(Box::new(stream)))
     }

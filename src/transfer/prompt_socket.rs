@@ -1,8 +1,9 @@
-//! A TCP socket that acknowledges at once what it reads while a TLS handshake is under way.
+//! A TCP socket that acknowledges at once when everything that came has been read.
 //!
-//! A client whose library writes its handshake in two pieces without TCP_NODELAY (GnuTLS in lftp: ChangeCipherSpec, then
-//! Finished) holds the second one back until the first is acknowledged (Nagle), and Linux delays that acknowledgement:
-//! measured 41 ms for each data connection, 25 instead of 7 seconds for 2,000 small files.
+//! A client whose library writes in two pieces without TCP_NODELAY holds the second one back until the first is
+//! acknowledged (Nagle), and Linux delays that acknowledgement by some 40 ms. GnuTLS in lftp does so in the handshake
+//! (ChangeCipherSpec, then Finished): 25 instead of 7 seconds for 2,000 small files. Python's ftplib does so at the end of
+//! an upload (the last bytes, then close_notify): under TLS 1.2, 46 instead of 3 ms for each small file.
 
 use std::io;
 use std::pin::Pin;
@@ -16,18 +17,12 @@ use tokio::net::TcpStream;
 #[derive(Debug)]
 pub struct PromptSocket {
     stream: TcpStream,
-    shaking_hands: bool,
 }
 
 impl PromptSocket {
-    /// A socket on which a handshake is about to begin.
+    /// A socket that was just accepted.
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, shaking_hands: true }
-    }
-
-    /// The handshake is over: acknowledgements are the kernel's business again.
-    pub(super) fn handshake_complete(&mut self) {
-        self.shaking_hands = false;
+        Self { stream }
     }
 
     /// The socket itself.
@@ -39,8 +34,11 @@ impl PromptSocket {
 impl AsyncRead for PromptSocket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let wanted = buffer.remaining();
         let result = Pin::new(&mut this.stream).poll_read(context, buffer);
-        if this.shaking_hands && matches!(result, Poll::Ready(Ok(()))) {
+        let read = wanted - buffer.remaining();
+        // A read that filled its buffer has probably left something: in the midst of a long upload nothing is added.
+        if (1..wanted).contains(&read) {
             // The option holds for this moment only (tcp(7)), which is all that is wanted; without it things are slow.
             let _ = SockRef::from(&this.stream).set_tcp_quickack(true);
         }

@@ -8,6 +8,7 @@
     reason = "everything here is a test, helpers included; clippy's own allowance ends at `#[test]` functions"
 )]
 
+mod command_line;
 mod commands;
 mod configuration;
 mod faults;
@@ -18,6 +19,7 @@ mod memory;
 mod names;
 mod observability;
 mod readme;
+mod real_clients;
 mod security;
 mod sftp_session;
 mod ssh;

@@ -24,6 +24,9 @@ use super::raw::Node;
 /// Longest piece of a value that a message repeats.
 const MAX_SHOWN: usize = 80;
 
+/// What to do about a mistake that has no hint of its own.
+const SEE_EXAMPLE: &str = "deploy/config.example.yaml shows every key with its form and its default";
+
 /// The whole configuration; `None` where something needed is missing or wrong, which is in `report` then.
 pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> {
     let root = Cursor { node: root, at: String::new() };
@@ -85,6 +88,8 @@ impl Report {
     }
 
     pub(super) fn problem(&mut self, problem: Problem) {
+        // Nobody is left without something to do; where no decoder knows better, the example shows the form.
+        let problem = if problem.hint.is_some() { problem } else { problem.hint(SEE_EXAMPLE) };
         self.problems.push(problem);
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod gateway;
+pub(crate) mod real_clients;
 pub mod scripted_sftp;
 pub(crate) mod scripted_sshd;
 pub(crate) mod sshd;
