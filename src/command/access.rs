@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::secret::Secret;
 use crate::config::{Login, User};
@@ -14,8 +14,7 @@ use crate::session::logged_in::LoggedIn;
 use crate::session::pending::Pending;
 use crate::session::services::Services;
 use crate::session::{Session, Stage};
-use crate::sftp::BackendPath;
-use crate::ssh::{ConnectError, Credentials, Method, Phase, Target};
+use crate::ssh::{ConnectError, Credentials, Method};
 
 use super::failure::{CommandError, LoginError};
 use super::{Argument, Step};
@@ -26,9 +25,6 @@ const MAX_USER: usize = 255;
 /// A failed PASS is answered only at a whole multiple of this time after it came, so that what was done meanwhile (no
 /// user, wrong hash, refused by the backend) cannot be told from the time it took. It slows down guessing, too.
 const FAILED_LOGIN_STEP: Duration = Duration::from_secs(1);
-
-/// How long a login on the backend may take in all, however many addresses are tried (F-6).
-const BACKEND_LOGIN_LIMIT: Duration = Duration::from_secs(20);
 
 pub(super) async fn user(
     session: &mut Session,
@@ -90,9 +86,12 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
     let Ok(name) = String::from_utf8(name.to_vec()) else { return Err(LoginError::BadCredentials) };
     let credentials = credentials(services, &user, &name, password).ok_or(LoginError::BadCredentials)?;
     let target = services.target(&user).ok_or(LoginError::BadCredentials)?;
-    let (backend, home) = timeout(BACKEND_LOGIN_LIMIT, reach(target, credentials)).await.unwrap_or_else(|_| {
-        Err(LoginError::BackendUnavailable(ConnectError::TimedOut { phase: Phase::Login }.into()))
+    let mut backend = BackendLink::open(target, credentials).await.map_err(|error| match error {
+        ConnectError::Rejected { .. } => LoginError::RefusedByBackend(error),
+        other => LoginError::BackendUnavailable(other.into()),
     })?;
+    // Where an SFTP client would begin, as far as it is inside the root.
+    let home = backend.repeatable(|sftp| async move { sftp.real_path(b".").await }).await;
     // Not before the backend has said yes: a stranger could use up the places of a user by name alone.
     let slot = services.slots.log_in(name.as_bytes(), user.max_sessions).map_err(|_| LoginError::TooManySessions)?;
     let root = Root::new(&user);
@@ -113,19 +112,6 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
         endpoint: None,
         slot,
     })
-}
-
-/// Logs in on the backend and asks where it begins: where an SFTP client would.
-async fn reach(
-    target: Arc<Target>,
-    credentials: Credentials,
-) -> Result<(BackendLink, Result<BackendPath, BackendError>), LoginError> {
-    let mut backend = BackendLink::open(target, credentials).await.map_err(|error| match error {
-        ConnectError::Rejected { .. } => LoginError::RefusedByBackend(error),
-        other => LoginError::BackendUnavailable(other.into()),
-    })?;
-    let home = backend.repeatable(|sftp| async move { sftp.real_path(b".").await }).await;
-    Ok((backend, home))
 }
 
 fn credentials(services: &Services, user: &User, name: &str, password: Secret) -> Option<Credentials> {

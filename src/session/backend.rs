@@ -6,12 +6,15 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::sftp::{self, SftpError};
-use crate::ssh::{ConnectError, Connection, Credentials, Target};
+use crate::ssh::{ConnectError, Connection, Credentials, Phase, Target};
 use crate::telemetry::metrics::{self, BackendConnectResult};
 use crate::transfer::left_behind::LeftBehind;
 
 /// Things to put right after a reconnect; more are left to the sweep of stale temporary files.
 const MAX_LEFT_BEHIND: usize = 64;
+
+/// How long a login on the backend may take in all once it has its turn, however many addresses are tried (F-6).
+const LOGIN_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long the end of a session waits for the last things to be put right.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(20);
@@ -165,12 +168,14 @@ impl BackendLink {
 
 /// Connects, logs in and starts SFTP, and counts how that ended.
 async fn connect(target: &Target, credentials: &Credentials) -> Result<(Connection, sftp::Session), ConnectError> {
+    let turn = target.login_turn().await?;
     let attempt = async {
         let connection = Connection::open(target, credentials).await?;
         let names = connection.open_sftp().await?;
         Ok((connection, names))
     };
-    let result = attempt.await;
+    let result = timeout(LOGIN_LIMIT, attempt).await.unwrap_or(Err(ConnectError::TimedOut { phase: Phase::Login }));
+    drop(turn);
     let counted = result.as_ref().map_or_else(connect_result, |_| BackendConnectResult::Ok);
     metrics::backend_connect(&target.backend().name, counted);
     result

@@ -6,6 +6,7 @@ use std::time::Duration;
 use russh::client::{self, Handle};
 use russh::keys::ssh_key::Signature;
 use russh::{AlgorithmKind, ChannelMsg, Disconnect, SshId};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -33,6 +34,13 @@ const MAX_PACKET: u32 = 32 * 1024;
 /// Keepalives without an answer before a connection counts as lost.
 const KEEPALIVES: usize = 3;
 
+/// Logins under way at a time on one backend. OpenSSH begins to turn connections away at random when ten have not
+/// logged in yet (MaxStartups 10:30:100), and a key exchange that shares the processor with hundreds misses its limit.
+const LOGINS_AT_A_TIME: usize = 8;
+
+/// How long a login waits for its turn. Clients get 60 seconds to log in by default (`timeouts.login`).
+const TURN_LIMIT: Duration = Duration::from_secs(45);
+
 /// How long a farewell may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -45,6 +53,8 @@ pub struct Target {
     backend: Arc<Backend>,
     host_keys: Arc<HostKeyPolicy>,
     endpoints: Vec<Endpoint>,
+    /// Logins under way; see [`LOGINS_AT_A_TIME`].
+    logins: Semaphore,
 }
 
 /// One address of a backend, and what to offer it.
@@ -95,7 +105,18 @@ impl Target {
             Endpoint { server: server.clone(), window, certificates, offer: Mutex::new(Offer { key_types, config }) }
         };
         let endpoints = backend.addresses.iter().map(endpoint).collect();
-        Self { host_keys: Arc::new(host_keys), endpoints, backend }
+        Self { host_keys: Arc::new(host_keys), endpoints, backend, logins: Semaphore::new(LOGINS_AT_A_TIME) }
+    }
+
+    /// A turn to log in, first come first served. Whoever opens a [`Connection`] holds one meanwhile.
+    ///
+    /// # Errors
+    /// When none comes in time: the logins before are waiting for a backend that does not answer.
+    pub async fn login_turn(&self) -> Result<SemaphorePermit<'_>, ConnectError> {
+        match timeout(TURN_LIMIT, self.logins.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(ConnectError::TimedOut { phase: Phase::Turn }),
+        }
     }
 
     /// The backend.

@@ -75,6 +75,8 @@ pub enum ConnectError {
 /// The steps that have a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// Waiting for other logins on the same backend.
+    Turn,
     /// Resolving and TCP.
     Tcp,
     /// Identification, key exchange, host key.
@@ -100,6 +102,7 @@ impl ConnectError {
 impl fmt::Display for Phase {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Turn => "the wait for other logins on this backend",
             Self::Tcp => "TCP connect",
             Self::KeyExchange => "key exchange",
             Self::Login => "login",
