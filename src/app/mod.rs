@@ -179,13 +179,6 @@ impl Gateway {
         let readiness = Readiness::starting();
         let background = CancellationToken::new();
         let helpers = TaskTracker::new();
-        if let Some(listener) = admin {
-            info!(server.address = %shown(&listener), "admin listening");
-            helpers.spawn(admin::serve(listener, exposition, readiness.clone(), background.clone()));
-        } else {
-            let stop = background.clone();
-            helpers.spawn(async move { exposition.upkeep(stop).await });
-        }
         helpers.spawn(gauges(Arc::clone(&services), background.clone()));
 
         // Sessions have stages of their own: they begin to drain when accepting ends, not when the signal comes.
@@ -205,6 +198,13 @@ impl Gateway {
             ));
         }
         readiness.ready();
+        if let Some(listener) = admin {
+            info!(server.address = %shown(&listener), "admin listening");
+            helpers.spawn(admin::serve(listener, exposition, readiness.clone(), background.clone()));
+        } else {
+            let stop = background.clone();
+            helpers.spawn(async move { exposition.upkeep(stop).await });
+        }
 
         shutdown.drain.cancelled().await;
         info!("draining");
