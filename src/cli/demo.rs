@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use tempfile::TempDir;
 
-use crate::app::{Gateway, Process, check_materials};
+use crate::app::{Gateway, Process, StartError, check_materials};
 use crate::demo::material::{self, Ports};
 use crate::{config, demo};
 
@@ -64,7 +64,12 @@ async fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let text = material.configuration(backend.address(), backend.host_key_fingerprint(), &ports);
     let config = check_materials(config::load_text(&text, material.folder()))
         .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
-    let gateway = Gateway::bind(config)?;
+    let gateway = Gateway::bind(config).map_err(|error| match error {
+        StartError::Bind { address, source, .. } => {
+            format!("cannot listen on {address}: {source}\n  hint: `--explicit 0 --implicit 0` picks free ports")
+        }
+        other => other.to_string(),
+    })?;
     print(&introduction(&gateway, &material, &folder, backend.address()));
     gateway.serve(process).await;
     backend.stop().await;

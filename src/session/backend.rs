@@ -10,7 +10,7 @@ use crate::ssh::{ConnectError, Connection, Credentials, Phase, Target};
 use crate::telemetry::metrics::{self, BackendConnectResult};
 use crate::transfer::left_behind::LeftBehind;
 
-/// Things to put right after a reconnect; more are left to the sweep of stale temporary files.
+/// Things to put right over the next connection; beyond that something is wrong that no retry mends.
 const MAX_LEFT_BEHIND: usize = 64;
 
 /// How long a login on the backend may take in all once it has its turn, however many addresses are tried (F-6).
