@@ -23,8 +23,9 @@ use super::{Argument, Step};
 const MAX_USER: usize = 255;
 
 /// A failed PASS is answered only at a whole multiple of this time after it came, so that what was done meanwhile (no
-/// user, wrong hash, refused by the backend) cannot be told from the time it took. It slows down guessing, too.
-const FAILED_LOGIN_STEP: Duration = Duration::from_secs(1);
+/// user, wrong hash, refused by the backend) cannot be told from the time it took. Above the two seconds that PAM
+/// commonly adds on an SSH server. It slows down guessing, too.
+const FAILED_LOGIN_STEP: Duration = Duration::from_secs(3);
 
 pub(super) async fn user(
     session: &mut Session,

@@ -15,7 +15,7 @@ use tracing::debug;
 
 use crate::command::admit::admit;
 use crate::command::failure::{self, Answer, CommandError};
-use crate::command::spec::{self, CommandSpec, DuringTransfer, Handler, Theme};
+use crate::command::spec::{self, CommandSpec, DuringTransfer, Handler, PendingEffect, Theme};
 use crate::command::{Argument, Step, information};
 use crate::config::TlsMode;
 use crate::ftp::line::{Decoded, LineDecoder};
@@ -48,6 +48,9 @@ const FOREIGN_VERBS: &[&[u8]] =
 /// How long a command may take in all, its transfer excepted: each request to the backend has its own limit, and this
 /// one ends what takes many (a wildcard over a huge directory).
 const COMMAND_LIMIT: Duration = Duration::from_secs(180);
+
+/// For commands whose requests are few and limited each.
+const NO_LIMIT: Duration = Duration::MAX;
 
 /// How often the byte counters of a running transfer are brought up to date.
 const METER_INTERVAL: Duration = Duration::from_secs(1);
@@ -258,7 +261,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         let result = match admit(row, &mut self.session, self.services) {
             Ok(()) => {
                 let argument = Argument::new(request.argument.as_deref());
-                match timeout(COMMAND_LIMIT, self.handle(row, argument)).await {
+                // RNTO is a few requests with a limit each, and half an exchange of names is worse than a long one.
+                let limit = if row.pending == PendingEffect::TakesRename { NO_LIMIT } else { COMMAND_LIMIT };
+                match timeout(limit, self.handle(row, argument)).await {
                     Ok(result) => result,
                     Err(_) => return self.close(&Reply::new(421, "The file server takes too long, closing")).await,
                 }

@@ -90,7 +90,7 @@ impl Recorder {
     /// A login that ended one way or the other.
     pub(super) fn login(&self, session: &Session, result: &Result<Step, CommandError>) {
         match (result, &session.stage) {
-            (Ok(_), Stage::LoggedIn(state)) => {
+            (Ok(Step::Reply(reply)), Stage::LoggedIn(state)) if reply.code() == 230 => {
                 metrics::login(LoginMethod::Password, LoginResult::Success);
                 tracing::Span::current().record("user", state.name.as_str());
                 info!(user.name = %state.name, backend.name = %state.backend.name(), "logged in");

@@ -17,7 +17,7 @@ const MAX_LEFT_BEHIND: usize = 64;
 const LOGIN_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long the end of a session waits for the last things to be put right.
-const CLOSING_PATIENCE: Duration = Duration::from_secs(20);
+const CLOSING_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why the backend could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -126,14 +126,21 @@ impl BackendLink {
     }
 
     /// Ends the session on the backend.
-    pub async fn close(self) {
-        if !self.names.is_lost() {
-            let last = async {
-                for left_behind in self.left_behind.take() {
+    pub async fn close(mut self) {
+        let last = self.left_behind.take();
+        if !last.is_empty() {
+            let putting_right = async {
+                if self.names.is_lost() || self.connection.is_lost() {
+                    (self.connection, self.names) = connect(&self.target, &self.credentials).await?;
+                }
+                let (urgent, rest): (Vec<_>, Vec<_>) = last.into_iter().partition(LeftBehind::is_urgent);
+                for left_behind in urgent.into_iter().chain(rest) {
                     left_behind.put_right(&self.names).await;
                 }
+                Ok::<(), ConnectError>(())
             };
-            let _ = timeout(CLOSING_PATIENCE, last).await;
+            // A backend that stays away keeps what it has; a missing file would be seen first, so it is first in line.
+            let _ = timeout(CLOSING_PATIENCE, putting_right).await;
         }
         self.connection.close().await;
     }
@@ -168,7 +175,9 @@ impl BackendLink {
 
 /// Connects, logs in and starts SFTP, and counts how that ended.
 async fn connect(target: &Target, credentials: &Credentials) -> Result<(Connection, sftp::Session), ConnectError> {
-    let turn = target.login_turn().await?;
+    let turn = target.login_turn().await.inspect_err(|_| {
+        metrics::backend_connect(&target.backend().name, BackendConnectResult::Timeout);
+    })?;
     let attempt = async {
         let connection = Connection::open(target, credentials).await?;
         let names = connection.open_sftp().await?;

@@ -108,7 +108,7 @@ impl Target {
         Self { host_keys: Arc::new(host_keys), endpoints, backend, logins: Semaphore::new(LOGINS_AT_A_TIME) }
     }
 
-    /// A turn to log in, first come first served. Whoever opens a [`Connection`] holds one meanwhile.
+    /// A turn to log in, first come first served. Sessions hold one while they open a [`Connection`].
     ///
     /// # Errors
     /// When none comes in time: the logins before are waiting for a backend that does not answer.

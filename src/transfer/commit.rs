@@ -151,7 +151,13 @@ impl Landing {
         // CLOSE may succeed after a WRITE that failed (measured), so neither stands for the other, and the length is
         // looked at as well.
         file.close().await?;
-        let found = sftp.stat(self.path()).await?.size;
+        let found = match sftp.stat(self.path()).await {
+            // Whoever watches the folder may have taken the file as soon as it was closed.
+            Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) if !matches!(self, Self::Atomic { .. }) => {
+                None
+            }
+            other => other?.size,
+        };
         if let Some(found) = found.filter(|found| !self.length_fits(*found, length)) {
             return Err(TransferError::SizeDiffers { expected: length, found });
         }
@@ -186,18 +192,28 @@ impl Landing {
 
     /// Undoes a failed upload as far as possible. A temporary file that could not be removed is given back, to be
     /// removed over the next connection.
-    pub(super) async fn discard(self, sftp: &Session) -> Option<LeftBehind> {
+    ///
+    /// What was written in place is undone only where it is this upload's own: not beyond `end`, up to which it may
+    /// have written, and not where its client vanished and may be back by now, at work on the very file.
+    pub(super) async fn discard(self, sftp: &Session, end: u64, client_vanished: bool) -> Option<LeftBehind> {
         let undo = {
             let (landing, sftp) = (self.clone(), sftp.clone());
             tokio::spawn(async move {
                 match &landing {
                     Self::Atomic { temporary, .. } => sftp.remove(temporary).await,
-                    Self::Direct { target, created: true } => sftp.remove(target).await,
+                    Self::Direct { .. } | Self::Continue { .. } if client_vanished => Ok(()),
+                    Self::Direct { target, created: true } => match sftp.stat(target).await?.size {
+                        Some(size) if size > end => Ok(()),
+                        _ => sftp.remove(target).await,
+                    },
                     Self::Direct { created: false, .. } => Ok(()),
-                    Self::Continue { target, length } => {
-                        let cut = Attributes { size: Some(*length), ..Attributes::default() };
-                        sftp.set_attributes(target, &cut).await
-                    }
+                    Self::Continue { target, length } => match sftp.stat(target).await?.size {
+                        Some(size) if size > *length && size <= end => {
+                            let cut = Attributes { size: Some(*length), ..Attributes::default() };
+                            sftp.set_attributes(target, &cut).await
+                        }
+                        _ => Ok(()),
+                    },
                 }
             })
         };
@@ -265,8 +281,8 @@ pub async fn publish(
         Err(lost) => return Err(lost),
     }
     let aside = temporary_beside(target)?;
-    let exchanged = exchange(sftp, temporary, target, &aside).await;
-    if matches!(exchanged, Err(SftpError::Lost(_) | SftpError::TimedOut)) {
+    let (exchanged, aside_remains) = exchange(sftp, temporary, target, &aside).await;
+    if aside_remains {
         left_behind.push(LeftBehind::Aside { aside, target: target.clone() });
     }
     exchanged
@@ -277,15 +293,19 @@ async fn exchange(
     temporary: &BackendPath,
     target: &BackendPath,
     aside: &BackendPath,
-) -> Result<(), SftpError> {
-    sftp.rename(target, aside, false).await?;
+) -> (Result<(), SftpError>, bool) {
+    match sftp.rename(target, aside, false).await {
+        Ok(()) => {}
+        Err(refused @ SftpError::Status { .. }) => return (Err(refused), false),
+        Err(unknown) => return (Err(unknown), true),
+    }
     match sftp.rename(temporary, target, false).await {
-        Ok(()) => ignore_status(sftp.remove(aside).await),
-        Err(error @ SftpError::Status { .. }) => {
-            ignore_status(sftp.rename(aside, target, false).await)?;
-            Err(error)
+        Ok(()) => (Ok(()), sftp.remove(aside).await.is_err()),
+        Err(refused @ SftpError::Status { .. }) => {
+            let back = sftp.rename(aside, target, false).await;
+            (Err(refused), back.is_err())
         }
-        Err(error) => Err(error),
+        Err(unknown) => (Err(unknown), true),
     }
 }
 

@@ -93,7 +93,11 @@ impl Upload {
             Ok(()) => Ok(()),
             Err(error) => {
                 let error = commit::explain(&sftp, landing.path(), error).await;
-                left_behind.extend(landing.discard(&sftp).await);
+                let vanished = matches!(
+                    error,
+                    TransferError::Data(DataError::Idle) | TransferError::Stopped(StopReason::ControlLost)
+                );
+                left_behind.extend(landing.discard(&sftp, offset + progress.bytes(), vanished).await);
                 Err(error)
             }
         };
