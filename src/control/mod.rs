@@ -133,13 +133,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         self.recorder.session_ended(&self.session, &ended);
         let _ = timeout(CLOSING_PATIENCE, self.stream.shutdown()).await;
         if let Stage::LoggedIn(state) = self.session.stage {
-            state.backend.close().await;
+            // Boxed for the same reason as commands: it may hold a whole login.
+            Box::pin(state.backend.close()).await;
         }
     }
 
     async fn converse(&mut self) -> Result<std::convert::Infallible, Ended> {
         if self.session.front.listener.tls == TlsMode::Implicit {
-            self.begin_tls().await?;
+            Box::pin(self.begin_tls()).await?;
         }
         self.write(&Reply::new(220, "FTP server ready")).await?;
         loop {
@@ -150,7 +151,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             match waiting {
                 Waiting::Line(line) => {
                     self.long_lines = 0;
-                    self.command(&line).await?;
+                    // Boxed, so that a session that waits holds no room for the state of a command.
+                    Box::pin(self.command(&line)).await?;
                 }
                 Waiting::TooLong => self.too_long().await?,
             }
