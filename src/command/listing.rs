@@ -12,6 +12,7 @@ use crate::identity::root::Follow;
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
 use crate::sftp::{BackendPath, Directory, DirectoryEntry, FileKind, SftpError};
+use crate::transfer::endpoint::Direction;
 use crate::transfer::listing::{self, Listing, ResolveLink, Source, Style};
 use crate::transfer::outcome::{Transfer, TransferKind};
 
@@ -215,7 +216,7 @@ async fn resolver(session: &mut LoggedIn) -> Result<ResolveLink, CommandError> {
 
 fn transfer(session: &mut LoggedIn, services: &Services, found: Found, style: Style) -> Result<Step, CommandError> {
     let listing = Listing {
-        endpoint: take_endpoint(session)?,
+        endpoint: take_endpoint(session, Direction::ToClient)?,
         source: found.source,
         directory: found.directory,
         style,

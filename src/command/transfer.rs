@@ -12,7 +12,7 @@ use crate::session::services::Services;
 use crate::sftp::{self, Attributes, BackendPath, File, FileKind, OpenFlags, SftpError};
 use crate::transfer::commit::{self, Landing};
 use crate::transfer::download::Download;
-use crate::transfer::endpoint::DataEndpoint;
+use crate::transfer::endpoint::{DataEndpoint, Direction};
 use crate::transfer::outcome::{Transfer, TransferKind};
 use crate::transfer::upload::Upload;
 
@@ -74,7 +74,7 @@ pub(super) async fn retr(
     }
     let file = open_for_reading(session, &located).await.purpose(Purpose::Existing)?;
     let opening = opening(session, name, attributes.size.filter(|_| !ascii));
-    let endpoint = take_endpoint(session)?;
+    let endpoint = take_endpoint(session, Direction::ToClient)?;
     let download = Download {
         endpoint,
         file,
@@ -158,7 +158,7 @@ async fn store(
     };
     let Opened { sftp, file, landing, offset } = opened?;
     let opening = opening(session, name, None);
-    let endpoint = take_endpoint(session)?;
+    let endpoint = take_endpoint(session, Direction::FromClient)?;
     let upload = Upload {
         endpoint,
         sftp,
@@ -265,8 +265,10 @@ async fn open_for_writing(session: &mut LoggedIn, located: BackendPath, start: S
 }
 
 /// The data connection is taken last, so that a refused command leaves it to be closed in an orderly way.
-pub(super) fn take_endpoint(session: &mut LoggedIn) -> Result<DataEndpoint, CommandError> {
-    session.endpoint.take().ok_or(CommandError::Refused(425, "Use PASV or EPSV first"))
+pub(super) fn take_endpoint(session: &mut LoggedIn, direction: Direction) -> Result<DataEndpoint, CommandError> {
+    let endpoint = session.endpoint.take().ok_or(CommandError::Refused(425, "Use PASV or EPSV first"))?;
+    endpoint.expect(direction);
+    Ok(endpoint)
 }
 
 fn converts(session: &LoggedIn) -> bool {

@@ -94,6 +94,12 @@ impl DataEndpoint {
         self.port
     }
 
+    /// Says which way the transfer goes, before the client is told to begin: its ClientHello may follow at once, and
+    /// whether it gets a ticket depends on the direction.
+    pub fn expect(&self, direction: Direction) {
+        self.direction.store(direction_code(direction), Ordering::SeqCst);
+    }
+
     /// The data connection, as soon as it is there.
     ///
     /// SECURITY: peer address, protection and resumption are checked here and on the way here, and nowhere can a data
@@ -109,7 +115,7 @@ impl DataEndpoint {
     }
 
     async fn wait(mut self, direction: Direction) -> Result<DataConnection, DataError> {
-        self.direction.store(direction_code(direction), Ordering::SeqCst);
+        self.expect(direction);
         let Some(arriving) = self.arriving.as_mut() else { return Err(DataError::PortClosed) };
         let connection = match timeout(self.rules.connect_timeout, arriving).await {
             Ok(Ok(connection)) => connection,
