@@ -1,20 +1,29 @@
 //! The backend of one session: an SSH connection with a channel for names and one for bulk data, made again when lost.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::timeout;
 
-use crate::sftp::{self, SftpError};
+use crate::config::Quirks;
+use crate::sftp::{self, Attributes, BackendPath, OpenFlags, SftpError};
 use crate::ssh::{ConnectError, Connection, Credentials, Phase, Target};
 use crate::telemetry::metrics::{self, BackendConnectResult};
-use crate::transfer::left_behind::LeftBehind;
-
-/// Things to put right over the next connection; beyond that something is wrong that no retry mends.
-const MAX_LEFT_BEHIND: usize = 64;
+use crate::transfer::left_behind::{Held, LeftBehinds};
+use crate::transfer::outcome::Unsettled;
+use crate::transfer::sweep;
 
 /// How long a login on the backend may take in all once it has its turn, however many addresses are tried (F-6).
 const LOGIN_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a client waits while it is found out whether its upload is complete after all.
+const PROOF_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a client waits while a file that grew gets its length back. A loss is told within two seconds (F-1).
+const UNDO_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// How long the end of a session spends on sweeping.
+const SWEEPING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the end of a session waits for the last things to be put right.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(60);
@@ -38,24 +47,7 @@ pub struct BackendLink {
     connection: Connection,
     names: sftp::Session,
     bulk: Option<sftp::Session>,
-    left_behind: LeftBehinds,
-}
-
-/// What is to be put right as soon as there is a connection.
-#[derive(Debug, Clone, Default)]
-struct LeftBehinds(Arc<Mutex<Vec<LeftBehind>>>);
-
-impl LeftBehinds {
-    fn keep(&self, left_behind: LeftBehind) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < MAX_LEFT_BEHIND {
-            kept.push(left_behind);
-        }
-    }
-
-    fn take(&self) -> Vec<LeftBehind> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
+    left_behinds: LeftBehinds,
 }
 
 impl BackendLink {
@@ -65,7 +57,7 @@ impl BackendLink {
     /// What [`Connection::open`] says.
     pub async fn open(target: Arc<Target>, credentials: Credentials) -> Result<Self, ConnectError> {
         let (connection, names) = connect(&target, &credentials).await?;
-        Ok(Self { target, credentials, connection, names, bulk: None, left_behind: LeftBehinds::default() })
+        Ok(Self { target, credentials, connection, names, bulk: None, left_behinds: LeftBehinds::default() })
     }
 
     /// Name of the backend in the configuration.
@@ -118,29 +110,71 @@ impl BackendLink {
         }
     }
 
-    /// Remembers what could not be put right: that is done as soon as there is a connection.
-    pub fn leave_behind(&mut self, left_behind: Vec<LeftBehind>) {
-        for left_behind in left_behind {
-            self.left_behind.keep(left_behind);
+    /// What the server cannot do.
+    pub fn quirks(&self) -> Quirks {
+        self.target.backend().quirks
+    }
+
+    /// An OPEN was sent and is not waited for, as its file turned out to be no plain one. That of a FIFO hangs a server
+    /// until somebody opens the other end: commands go on over another channel, and the hung one is set free.
+    pub async fn give_up_opening(&mut self, path: &BackendPath, attributes: &Attributes) {
+        if !attributes.is_fifo() {
+            return;
+        }
+        if let Ok(names) = self.connection.open_sftp().await {
+            self.bulk = None;
+            self.names = names.clone();
+            let path = path.clone();
+            // Opened both ways a FIFO does not wait (fifo(7)).
+            let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
+            tokio::spawn(async move { drop(names.open(&path, flags, None).await) });
         }
     }
 
-    /// Ends the session on the backend.
-    pub async fn close(mut self) {
-        let last = self.left_behind.take();
-        if !last.is_empty() {
+    /// Where what cannot be put right at once is remembered: that is done as soon as there is a connection.
+    pub fn left_behinds(&self) -> &LeftBehinds {
+        &self.left_behinds
+    }
+
+    /// Finds out over a new connection what became of an upload at whose very end the old one was lost, before the
+    /// client is told. `true`: all of it is stored.
+    pub async fn settle(&mut self, unsettled: Unsettled) -> bool {
+        // Nothing but a success in doubt is worth keeping a client waiting that is told 451 in any case.
+        let patience = if unsettled.may_be_whole() { PROOF_PATIENCE } else { UNDO_PATIENCE };
+        let settled = timeout(patience, async {
+            self.reconnect().await.ok()?;
+            unsettled.settle(&self.names).await.ok()
+        });
+        settled.await.ok().flatten().unwrap_or(false)
+    }
+
+    /// Ends the session on the backend; these directories are swept first.
+    pub async fn close(mut self, sweep: Vec<BackendPath>) {
+        if !self.left_behinds.is_empty() {
             let putting_right = async {
                 if self.names.is_lost() || self.connection.is_lost() {
                     (self.connection, self.names) = connect(&self.target, &self.credentials).await?;
                 }
-                let (urgent, rest): (Vec<_>, Vec<_>) = last.into_iter().partition(LeftBehind::is_urgent);
-                for left_behind in urgent.into_iter().chain(rest) {
-                    left_behind.put_right(&self.names).await;
+                // A missing file would be seen first, so it is first in line.
+                for held in self.left_behinds.take() {
+                    let _ = held.put_right(&self.names).await;
                 }
                 Ok::<(), ConnectError>(())
             };
-            // A backend that stays away keeps what it has; a missing file would be seen first, so it is first in line.
+            // A backend that stays away keeps what it has.
             let _ = timeout(CLOSING_PATIENCE, putting_right).await;
+        }
+        if !self.names.is_lost() {
+            let _ = timeout(SWEEPING_PATIENCE, async {
+                for directory in &sweep {
+                    match sweep::sweep(&self.names, directory, seconds_since_1970()).await {
+                        Ok(0) | Err(SftpError::Status { .. }) => {}
+                        Ok(swept) => tracing::info!(swept, "removed stale files of uploads under way"),
+                        Err(_) => return,
+                    }
+                }
+            })
+            .await;
         }
         self.connection.close().await;
     }
@@ -153,20 +187,19 @@ impl BackendLink {
     }
 
     async fn put_right(&mut self) {
-        let (urgent, rest): (Vec<_>, Vec<_>) = self.left_behind.take().into_iter().partition(LeftBehind::is_urgent);
+        if self.left_behinds.is_empty() {
+            return;
+        }
+        let (urgent, rest): (Vec<_>, Vec<_>) = self.left_behinds.take().into_iter().partition(Held::is_urgent);
         // The next command may be about the very file that is missing.
-        for left_behind in urgent {
-            if !left_behind.put_right(&self.names).await {
-                self.left_behind.keep(left_behind);
-            }
+        for held in urgent {
+            let _ = held.put_right(&self.names).await;
         }
         if !rest.is_empty() {
-            let (names, kept) = (self.names.clone(), self.left_behind.clone());
+            let names = self.names.clone();
             tokio::spawn(async move {
-                for left_behind in rest {
-                    if !left_behind.put_right(&names).await {
-                        kept.keep(left_behind);
-                    }
+                for held in rest {
+                    let _ = held.put_right(&names).await;
                 }
             });
         }
@@ -201,4 +234,9 @@ fn connect_result(error: &ConnectError) -> BackendConnectResult {
             BackendConnectResult::Protocol
         }
     }
+}
+
+fn seconds_since_1970() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
 }

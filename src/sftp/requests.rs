@@ -235,10 +235,14 @@ impl Pending {
             self.written_at = written.await.ok();
             self.written = None;
         }
+        self.reply_by(self.written_at.unwrap_or_else(Instant::now) + time).await
+    }
+
+    /// Waits for the reply until `deadline`. Cancel-safe.
+    pub(super) async fn reply_by(&mut self, deadline: Instant) -> Result<Reply, SftpError> {
         let Some(reply) = &mut self.reply else {
             return Err(SftpError::Protocol("the reply was already taken".to_owned()));
         };
-        let deadline = self.written_at.unwrap_or_else(Instant::now) + time;
         let answer = timeout_at(deadline, reply).await.map_err(|_| SftpError::TimedOut)?;
         self.reply = None;
         answer.unwrap_or_else(|_| Err(self.shared.loss()))

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ftps2sftp::config::{Backend, HostPort};
+use ftps2sftp::config::{Backend, HostPort, Quirks};
 use tempfile::TempDir;
 
 /// A user of every server: logs in with [`PASSWORD`] and with the keys of [`Sshd::client_key`].
@@ -170,6 +170,7 @@ impl Sshd {
             keepalive: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
+            quirks: Quirks::default(),
         })
     }
 
