@@ -203,7 +203,7 @@ async fn open_directory(session: &mut LoggedIn, path: &BackendPath) -> Result<Di
 }
 
 async fn resolver(session: &mut LoggedIn) -> Result<ResolveLink, CommandError> {
-    let sftp = session.backend.names().await.purpose(Purpose::Existing)?;
+    let sftp = session.backend.sftp().await.purpose(Purpose::Existing)?;
     let root = Arc::clone(&session.root);
     Ok(Arc::new(move |path| {
         let (sftp, root) = (sftp.clone(), Arc::clone(&root));

@@ -92,9 +92,9 @@ pub(super) async fn retr(
 
 async fn open_for_reading(session: &mut LoggedIn, path: &BackendPath) -> Result<File, BackendError> {
     let flags = OpenFlags { read: true, ..OpenFlags::default() };
-    let bulk = session.backend.bulk().await?;
-    match bulk.open(path, flags, None).await {
-        Err(SftpError::Lost(_)) => Ok(session.backend.bulk().await?.open(path, flags, None).await?),
+    let sftp = session.backend.sftp().await?;
+    match sftp.open(path, flags, None).await {
+        Err(SftpError::Lost(_)) => Ok(session.backend.sftp().await?.open(path, flags, None).await?),
         other => Ok(other?),
     }
 }
@@ -228,7 +228,7 @@ async fn open_for_writing(session: &mut LoggedIn, located: BackendPath, start: S
             "You may not replace files",
         )?;
     }
-    let sftp = session.backend.bulk().await.purpose(Purpose::Store)?;
+    let sftp = session.backend.sftp().await.purpose(Purpose::Store)?;
     let policy = session.policy();
     let mode = FILE_MODE & !policy.umask;
     let size = existing.as_ref().map(|attributes| attributes.size.unwrap_or(0));

@@ -1,4 +1,4 @@
-//! The backend of one session: an SSH connection with a channel for names and one for bulk data, made again when lost.
+//! The backend of one session: an SSH connection with one SFTP channel, made again when lost, and left when it hangs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,17 @@ const MAX_LEFT_BEHIND: usize = 64;
 
 /// How long a login on the backend may take in all once it has its turn, however many addresses are tried (F-6).
 const LOGIN_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a command waits for the answers that its predecessors left owing. A server that works has sent them by
+/// then; one that does not is better asked over another channel.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// How long another channel on the same connection may take. What a stopped download asked for comes first.
+const CHANNEL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Channels left behind on one connection. Each may be a process on the server that hangs, and OpenSSH has ten
+/// (MaxSessions); then the whole connection is made again, which ends them.
+const MAX_ABANDONED_CHANNELS: u32 = 3;
 
 /// How long the end of a session waits for the last things to be put right.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(60);
@@ -36,8 +47,9 @@ pub struct BackendLink {
     target: Arc<Target>,
     credentials: Credentials,
     connection: Connection,
-    names: sftp::Session,
-    bulk: Option<sftp::Session>,
+    sftp: sftp::Session,
+    /// Channels of this connection that were left with answers owing.
+    abandoned: u32,
     left_behind: LeftBehinds,
 }
 
@@ -59,13 +71,13 @@ impl LeftBehinds {
 }
 
 impl BackendLink {
-    /// Connects, logs in and opens the channel for names.
+    /// Connects, logs in and opens the channel.
     ///
     /// # Errors
     /// What [`Connection::open`] says.
     pub async fn open(target: Arc<Target>, credentials: Credentials) -> Result<Self, ConnectError> {
-        let (connection, names) = connect(&target, &credentials).await?;
-        Ok(Self { target, credentials, connection, names, bulk: None, left_behind: LeftBehinds::default() })
+        let (connection, sftp) = connect(&target, &credentials).await?;
+        Ok(Self { target, credentials, connection, sftp, abandoned: 0, left_behind: LeftBehinds::default() })
     }
 
     /// Name of the backend in the configuration.
@@ -73,30 +85,45 @@ impl BackendLink {
         &self.target.backend().name
     }
 
-    /// The channel for names, over a new connection where the old one was lost.
+    /// The channel: a new one where nothing can be expected of the old one, over a new connection where that was lost.
     ///
     /// # Errors
     /// When the backend cannot be reached again.
-    pub async fn names(&mut self) -> Result<sftp::Session, ConnectError> {
-        if self.names.is_lost() || self.connection.is_lost() {
-            self.reconnect().await?;
-        }
+    pub async fn sftp(&mut self) -> Result<sftp::Session, ConnectError> {
+        self.make_ready().await?;
         self.put_right().await;
-        Ok(self.names.clone())
+        Ok(self.sftp.clone())
     }
 
-    /// The channel for bulk data; opened with the first transfer.
-    ///
-    /// # Errors
-    /// When the backend cannot be reached again.
-    pub async fn bulk(&mut self) -> Result<sftp::Session, ConnectError> {
-        let names = self.names().await?;
-        if let Some(bulk) = self.bulk.as_ref().filter(|bulk| !bulk.is_lost()) {
-            return Ok(bulk.clone());
+    async fn make_ready(&mut self) -> Result<(), ConnectError> {
+        if self.is_lost() {
+            return self.reconnect().await;
         }
-        // A server that allows one channel per connection carries both over it.
-        let bulk = self.connection.open_sftp().await.unwrap_or(names);
-        Ok(self.bulk.insert(bulk).clone())
+        if self.sftp.owes_answers() {
+            return self.overtake().await;
+        }
+        Ok(())
+    }
+
+    fn is_lost(&self) -> bool {
+        self.sftp.is_lost() || self.connection.is_lost()
+    }
+
+    /// A command was given up and its answers are still owed: waits for them a moment, and goes on without them over
+    /// another channel. What cleans up over the old one keeps it until it is done.
+    async fn overtake(&mut self) -> Result<(), ConnectError> {
+        if timeout(SETTLE_TIME, self.sftp.settled()).await.is_ok() && !self.is_lost() {
+            return Ok(());
+        }
+        if self.abandoned < MAX_ABANDONED_CHANNELS
+            && let Ok(Ok(sftp)) = timeout(CHANNEL_LIMIT, self.connection.open_sftp()).await
+        {
+            tracing::debug!("backend channel left with answers owing");
+            self.abandoned += 1;
+            self.sftp = sftp;
+            return Ok(());
+        }
+        self.reconnect().await
     }
 
     /// Carries out an operation that may be done twice. When the connection turns out to be lost, it is made again and
@@ -108,11 +135,12 @@ impl BackendLink {
     where
         F: Future<Output = Result<T, SftpError>>,
     {
-        let names = self.names().await?;
-        match operation(names).await {
+        let sftp = self.sftp().await?;
+        match operation(sftp).await {
             Err(SftpError::Lost(_)) => {
                 self.reconnect().await?;
-                Ok(operation(self.names.clone()).await?)
+                self.put_right().await;
+                Ok(operation(self.sftp.clone()).await?)
             }
             other => Ok(other?),
         }
@@ -130,12 +158,10 @@ impl BackendLink {
         let last = self.left_behind.take();
         if !last.is_empty() {
             let putting_right = async {
-                if self.names.is_lost() || self.connection.is_lost() {
-                    (self.connection, self.names) = connect(&self.target, &self.credentials).await?;
-                }
+                self.make_ready().await?;
                 let (urgent, rest): (Vec<_>, Vec<_>) = last.into_iter().partition(LeftBehind::is_urgent);
                 for left_behind in urgent.into_iter().chain(rest) {
-                    left_behind.put_right(&self.names).await;
+                    left_behind.put_right(&self.sftp).await;
                 }
                 Ok::<(), ConnectError>(())
             };
@@ -146,9 +172,8 @@ impl BackendLink {
     }
 
     async fn reconnect(&mut self) -> Result<(), ConnectError> {
-        (self.connection, self.names) = connect(&self.target, &self.credentials).await?;
-        self.bulk = None;
-        self.put_right().await;
+        (self.connection, self.sftp) = connect(&self.target, &self.credentials).await?;
+        self.abandoned = 0;
         Ok(())
     }
 
@@ -156,15 +181,15 @@ impl BackendLink {
         let (urgent, rest): (Vec<_>, Vec<_>) = self.left_behind.take().into_iter().partition(LeftBehind::is_urgent);
         // The next command may be about the very file that is missing.
         for left_behind in urgent {
-            if !left_behind.put_right(&self.names).await {
+            if !left_behind.put_right(&self.sftp).await {
                 self.left_behind.keep(left_behind);
             }
         }
         if !rest.is_empty() {
-            let (names, kept) = (self.names.clone(), self.left_behind.clone());
+            let (sftp, kept) = (self.sftp.clone(), self.left_behind.clone());
             tokio::spawn(async move {
                 for left_behind in rest {
-                    if !left_behind.put_right(&names).await {
+                    if !left_behind.put_right(&sftp).await {
                         kept.keep(left_behind);
                     }
                 }
@@ -180,11 +205,12 @@ async fn connect(target: &Target, credentials: &Credentials) -> Result<(Connecti
     })?;
     let attempt = async {
         let connection = Connection::open(target, credentials).await?;
-        let names = connection.open_sftp().await?;
-        Ok((connection, names))
+        // What the server counts are connections that have not logged in yet.
+        drop(turn);
+        let sftp = connection.open_sftp().await?;
+        Ok((connection, sftp))
     };
     let result = timeout(LOGIN_LIMIT, attempt).await.unwrap_or(Err(ConnectError::TimedOut { phase: Phase::Login }));
-    drop(turn);
     let counted = result.as_ref().map_or_else(connect_result, |_| BackendConnectResult::Ok);
     metrics::backend_connect(&target.backend().name, counted);
     result
