@@ -211,7 +211,7 @@ pub(super) async fn dele(
     if attributes.kind() == Some(FileKind::Directory) {
         return Err(CommandError::WrongKind(Purpose::Existing, "Is a directory, use RMD"));
     }
-    let sftp = session.backend.names().await.purpose(Purpose::Existing)?;
+    let sftp = session.backend.sftp().await.purpose(Purpose::Existing)?;
     sftp.remove(&located).await.purpose(Purpose::Existing)?;
     Ok(Step::reply(250, "Deleted"))
 }
@@ -223,7 +223,7 @@ pub(super) async fn mkd(
 ) -> Result<Step, CommandError> {
     let (path, located) = locate(session, argument.required()?, Follow::Parent, Purpose::Directory).await?;
     let mode = DIRECTORY_MODE & !session.policy().umask;
-    let sftp = session.backend.names().await.purpose(Purpose::Directory)?;
+    let sftp = session.backend.sftp().await.purpose(Purpose::Directory)?;
     match sftp.make_directory(&located, mode).await {
         Ok(()) => {}
         Err(SftpError::Status { code: StatusCode::FAILURE, .. }) if lstat(session, &located).await.is_ok() => {
@@ -248,7 +248,7 @@ pub(super) async fn rmd(
     if session.directory.starts_with(&path) {
         return Err(CommandError::WrongKind(Purpose::Directory, "You are in this directory"));
     }
-    let sftp = session.backend.names().await.purpose(Purpose::Directory)?;
+    let sftp = session.backend.sftp().await.purpose(Purpose::Directory)?;
     match sftp.remove_directory(&located).await {
         Ok(()) => Ok(Step::reply(250, "Directory removed")),
         Err(SftpError::Status { code: StatusCode::FAILURE, .. }) => Err(why_not_removed(session, &located).await),
@@ -268,7 +268,7 @@ async fn why_not_removed(session: &mut LoggedIn, path: &BackendPath) -> CommandE
 }
 
 async fn has_entries(session: &mut LoggedIn, path: &BackendPath) -> bool {
-    let Ok(sftp) = session.backend.names().await else { return false };
+    let Ok(sftp) = session.backend.sftp().await else { return false };
     let Ok(mut directory) = sftp.open_directory(path).await else { return false };
     while let Ok(Some(page)) = directory.next().await {
         if page.iter().any(|entry| entry.name != b"." && entry.name != b"..") {
@@ -324,7 +324,7 @@ pub(super) async fn rnto(
         Err(error) if is_missing(&error) => session.user.permissions.overwrite,
         Err(error) => return Err(error).purpose(Purpose::RenameTo),
     };
-    let sftp = session.backend.names().await.purpose(Purpose::RenameTo)?;
+    let sftp = session.backend.sftp().await.purpose(Purpose::RenameTo)?;
     let renamed = commit::publish(&sftp, &source, &target, replace, session.backend.left_behinds()).await;
     match renamed {
         Ok(()) => Ok(Step::reply(250, "Renamed")),

@@ -206,7 +206,7 @@ async fn look(session: &mut LoggedIn, name: &[u8]) -> Result<Option<Found>, Comm
 }
 
 async fn resolver(session: &mut LoggedIn) -> Result<ResolveLink, CommandError> {
-    let sftp = session.backend.names().await.purpose(Purpose::Existing)?;
+    let sftp = session.backend.sftp().await.purpose(Purpose::Existing)?;
     let root = Arc::clone(&session.root);
     Ok(Arc::new(move |path| {
         let (sftp, root) = (sftp.clone(), Arc::clone(&root));

@@ -1,4 +1,4 @@
-//! The backend of one session: an SSH connection with a channel for names and one for bulk data, made again when lost.
+//! The backend of one session: an SSH connection with one SFTP channel, made again when lost, and left when it hangs.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,6 +15,17 @@ use crate::transfer::sweep;
 
 /// How long a login on the backend may take in all once it has its turn, however many addresses are tried (F-6).
 const LOGIN_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a command waits for the answers that its predecessors left owing. A server that works has sent them by
+/// then; one that does not is better asked over another channel.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// How long another channel on the same connection may take. What a stopped download asked for comes first.
+const CHANNEL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Channels left behind on one connection. Each may be a process on the server that hangs, and OpenSSH has ten
+/// (MaxSessions); then the whole connection is made again, which ends them.
+const MAX_ABANDONED_CHANNELS: u32 = 3;
 
 /// How long a client waits while it is found out whether its upload is complete after all.
 const PROOF_PATIENCE: Duration = Duration::from_secs(15);
@@ -45,19 +56,20 @@ pub struct BackendLink {
     target: Arc<Target>,
     credentials: Credentials,
     connection: Connection,
-    names: sftp::Session,
-    bulk: Option<sftp::Session>,
+    sftp: sftp::Session,
+    /// Channels of this connection that were left with answers owing.
+    abandoned: u32,
     left_behinds: LeftBehinds,
 }
 
 impl BackendLink {
-    /// Connects, logs in and opens the channel for names.
+    /// Connects, logs in and opens the channel.
     ///
     /// # Errors
     /// What [`Connection::open`] says.
     pub async fn open(target: Arc<Target>, credentials: Credentials) -> Result<Self, ConnectError> {
-        let (connection, names) = connect(&target, &credentials).await?;
-        Ok(Self { target, credentials, connection, names, bulk: None, left_behinds: LeftBehinds::default() })
+        let (connection, sftp) = connect(&target, &credentials).await?;
+        Ok(Self { target, credentials, connection, sftp, abandoned: 0, left_behinds: LeftBehinds::default() })
     }
 
     /// Name of the backend in the configuration.
@@ -65,30 +77,45 @@ impl BackendLink {
         &self.target.backend().name
     }
 
-    /// The channel for names, over a new connection where the old one was lost.
+    /// The channel: a new one where nothing can be expected of the old one, over a new connection where that was lost.
     ///
     /// # Errors
     /// When the backend cannot be reached again.
-    pub async fn names(&mut self) -> Result<sftp::Session, ConnectError> {
-        if self.names.is_lost() || self.connection.is_lost() {
-            self.reconnect().await?;
-        }
+    pub async fn sftp(&mut self) -> Result<sftp::Session, ConnectError> {
+        self.make_ready().await?;
         self.put_right().await;
-        Ok(self.names.clone())
+        Ok(self.sftp.clone())
     }
 
-    /// The channel for bulk data; opened with the first transfer.
-    ///
-    /// # Errors
-    /// When the backend cannot be reached again.
-    pub async fn bulk(&mut self) -> Result<sftp::Session, ConnectError> {
-        let names = self.names().await?;
-        if let Some(bulk) = self.bulk.as_ref().filter(|bulk| !bulk.is_lost()) {
-            return Ok(bulk.clone());
+    async fn make_ready(&mut self) -> Result<(), ConnectError> {
+        if self.is_lost() {
+            return self.reconnect().await;
         }
-        // A server that allows one channel per connection carries both over it.
-        let bulk = self.connection.open_sftp().await.unwrap_or(names);
-        Ok(self.bulk.insert(bulk).clone())
+        if self.sftp.owes_answers() {
+            return self.overtake().await;
+        }
+        Ok(())
+    }
+
+    fn is_lost(&self) -> bool {
+        self.sftp.is_lost() || self.connection.is_lost()
+    }
+
+    /// A command was given up and its answers are still owed: waits for them a moment, and goes on without them over
+    /// another channel. What cleans up over the old one keeps it until it is done.
+    async fn overtake(&mut self) -> Result<(), ConnectError> {
+        if timeout(SETTLE_TIME, self.sftp.settled()).await.is_ok() && !self.is_lost() {
+            return Ok(());
+        }
+        if self.abandoned < MAX_ABANDONED_CHANNELS
+            && let Ok(Ok(sftp)) = timeout(CHANNEL_LIMIT, self.connection.open_sftp()).await
+        {
+            tracing::debug!("backend channel left with answers owing");
+            self.abandoned += 1;
+            self.sftp = sftp;
+            return Ok(());
+        }
+        self.reconnect().await
     }
 
     /// Carries out an operation that may be done twice. When the connection turns out to be lost, it is made again and
@@ -100,11 +127,12 @@ impl BackendLink {
     where
         F: Future<Output = Result<T, SftpError>>,
     {
-        let names = self.names().await?;
-        match operation(names).await {
+        let sftp = self.sftp().await?;
+        match operation(sftp).await {
             Err(SftpError::Lost(_)) => {
                 self.reconnect().await?;
-                Ok(operation(self.names.clone()).await?)
+                self.put_right().await;
+                Ok(operation(self.sftp.clone()).await?)
             }
             other => Ok(other?),
         }
@@ -121,13 +149,12 @@ impl BackendLink {
         if !attributes.is_fifo() {
             return;
         }
-        if let Ok(names) = self.connection.open_sftp().await {
-            self.bulk = None;
-            self.names = names.clone();
+        if let Ok(sftp) = self.connection.open_sftp().await {
+            self.sftp = sftp.clone();
             let path = path.clone();
             // Opened both ways a FIFO does not wait (fifo(7)).
             let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
-            tokio::spawn(async move { drop(names.open(&path, flags, None).await) });
+            tokio::spawn(async move { drop(sftp.open(&path, flags, None).await) });
         }
     }
 
@@ -143,7 +170,9 @@ impl BackendLink {
         let patience = if unsettled.may_be_whole() { PROOF_PATIENCE } else { UNDO_PATIENCE };
         let settled = timeout(patience, async {
             self.reconnect().await.ok()?;
-            unsettled.settle(&self.names).await.ok()
+            let is_whole = unsettled.settle(&self.sftp).await.ok();
+            self.put_right().await;
+            is_whole
         });
         settled.await.ok().flatten().unwrap_or(false)
     }
@@ -152,22 +181,20 @@ impl BackendLink {
     pub async fn close(mut self, sweep: Vec<BackendPath>) {
         if !self.left_behinds.is_empty() {
             let putting_right = async {
-                if self.names.is_lost() || self.connection.is_lost() {
-                    (self.connection, self.names) = connect(&self.target, &self.credentials).await?;
-                }
+                self.make_ready().await?;
                 // A missing file would be seen first, so it is first in line.
                 for held in self.left_behinds.take() {
-                    let _ = held.put_right(&self.names).await;
+                    let _ = held.put_right(&self.sftp).await;
                 }
                 Ok::<(), ConnectError>(())
             };
             // A backend that stays away keeps what it has.
             let _ = timeout(CLOSING_PATIENCE, putting_right).await;
         }
-        if !self.names.is_lost() {
+        if !self.sftp.is_lost() {
             let _ = timeout(SWEEPING_PATIENCE, async {
                 for directory in &sweep {
-                    match sweep::sweep(&self.names, directory, seconds_since_1970()).await {
+                    match sweep::sweep(&self.sftp, directory, seconds_since_1970()).await {
                         Ok(0) | Err(SftpError::Status { .. }) => {}
                         Ok(swept) => tracing::info!(swept, "removed stale files of uploads under way"),
                         Err(_) => return,
@@ -180,9 +207,8 @@ impl BackendLink {
     }
 
     async fn reconnect(&mut self) -> Result<(), ConnectError> {
-        (self.connection, self.names) = connect(&self.target, &self.credentials).await?;
-        self.bulk = None;
-        self.put_right().await;
+        (self.connection, self.sftp) = connect(&self.target, &self.credentials).await?;
+        self.abandoned = 0;
         Ok(())
     }
 
@@ -193,13 +219,13 @@ impl BackendLink {
         let (urgent, rest): (Vec<_>, Vec<_>) = self.left_behinds.take().into_iter().partition(Held::is_urgent);
         // The next command may be about the very file that is missing.
         for held in urgent {
-            let _ = held.put_right(&self.names).await;
+            let _ = held.put_right(&self.sftp).await;
         }
         if !rest.is_empty() {
-            let names = self.names.clone();
+            let sftp = self.sftp.clone();
             tokio::spawn(async move {
                 for held in rest {
-                    let _ = held.put_right(&names).await;
+                    let _ = held.put_right(&sftp).await;
                 }
             });
         }
@@ -213,11 +239,12 @@ async fn connect(target: &Target, credentials: &Credentials) -> Result<(Connecti
     })?;
     let attempt = async {
         let connection = Connection::open(target, credentials).await?;
-        let names = connection.open_sftp().await?;
-        Ok((connection, names))
+        // What the server counts are connections that have not logged in yet.
+        drop(turn);
+        let sftp = connection.open_sftp().await?;
+        Ok((connection, sftp))
     };
     let result = timeout(LOGIN_LIMIT, attempt).await.unwrap_or(Err(ConnectError::TimedOut { phase: Phase::Login }));
-    drop(turn);
     let counted = result.as_ref().map_or_else(connect_result, |_| BackendConnectResult::Ok);
     metrics::backend_connect(&target.backend().name, counted);
     result
