@@ -77,6 +77,7 @@ pub(super) async fn retr(
     let download = Download {
         endpoint,
         file,
+        size: attributes.size,
         // RFC 959 §3.5: under TYPE A the marker counts octets as transmitted, so the file is converted from its start.
         offset: if ascii { 0 } else { offset },
         ascii,

@@ -18,6 +18,8 @@ pub struct Download {
     pub endpoint: DataEndpoint,
     /// The file, open for reading.
     pub file: File,
+    /// How long it is thought to be; a file that is longer or shorter is sent as it is.
+    pub size: Option<u64>,
     /// First byte of the file to send.
     pub offset: u64,
     /// TYPE A: line ends become CRLF.
@@ -33,8 +35,11 @@ pub struct Download {
 impl Download {
     /// Runs it to its end.
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
-        let Self { endpoint, file, offset, ascii, skip, window, idle } = self;
+        let Self { endpoint, file, size, offset, ascii, skip, window, idle } = self;
         let mut source = ReadStream::new(file, offset, window);
+        if let Some(size) = size {
+            source = source.expecting(size);
+        }
         let mut backend_bytes = 0;
         let result = async {
             let mut connection = tokio::select! {

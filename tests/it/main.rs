@@ -26,3 +26,4 @@ mod sftp_session;
 mod ssh;
 mod support;
 mod transfers;
+mod uploads;
