@@ -3,6 +3,10 @@
 //! A client that breaks its connection after everything is in *our* kernel is otherwise not told from one that has it
 //! all. Linux tells of an acknowledgement by a message in the socket's error queue (`SOF_TIMESTAMPING_TX_ACK`), which
 //! stays there even after a reset.
+//!
+//! One thing stays undecided: a client that closes with our close_notify unread, and sends none of its own, makes its
+//! kernel reset at once, sometimes before that has acknowledged the last segment. It hears 426 for a file that it has.
+//! Any byte it sends before (its own close_notify) brings the acknowledgement along.
 
 use std::io;
 use std::os::fd::AsRawFd;
