@@ -140,6 +140,10 @@ pub struct Backend {
     pub connect_timeout: Duration,
     /// One SFTP request that is not data.
     pub request_timeout: Duration,
+    /// `connections: shared`: the sessions of one mapped identity share SSH connections.
+    pub shared: bool,
+    /// An idle session of a mapped identity gives its channel back after so long.
+    pub idle_release: Option<Duration>,
     /// What the server cannot do, or does wrong.
     pub quirks: Quirks,
 }

@@ -171,6 +171,8 @@ impl Sshd {
             connect_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
             quirks: Quirks::default(),
+            shared: false,
+            idle_release: None,
         })
     }
 
