@@ -188,7 +188,9 @@ async fn store(
     session.note_upload_to(landing.path().parent());
     let opening = opening(session, name, None);
     let endpoint = take_endpoint(session, Direction::FromClient)?;
+    let streams = session.policy().upload_streams;
     let upload = Upload {
+        more_channels: session.backend.more_channels(streams.saturating_sub(1)),
         endpoint,
         sftp,
         file,

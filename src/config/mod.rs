@@ -254,6 +254,8 @@ pub struct Policy {
     pub upload: UploadMode,
     /// A broken upload is kept as `NAME.part`, to be resumed.
     pub keep_broken_uploads: bool,
+    /// Channels one upload is spread over.
+    pub upload_streams: usize,
     /// No 226 without the client's close_notify.
     pub upload_eof_strict: bool,
     /// fsync@openssh.com before the rename, where the backend has it.

@@ -1,13 +1,14 @@
 //! The backend of one session: one SFTP channel to it, made again when it is lost, left when it hangs, and given back
 //! while nobody needs it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use crate::config::Quirks;
-use crate::sftp::{self, Attributes, BackendPath, OpenFlags, SftpError};
+use crate::sftp::{self, Attributes, BackendPath, MoreChannels, OpenFlags, SftpError};
 use crate::ssh::{ConnectError, Credentials, Target};
 use crate::transfer::left_behind::{Held, LeftBehinds};
 use crate::transfer::outcome::Unsettled;
@@ -27,6 +28,9 @@ const UNDO_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// How long the end of a session spends on sweeping.
 const SWEEPING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the further channels of an upload are kept without a command.
+const STRIPES_KEPT: Duration = Duration::from_secs(30);
 
 /// How long the end of a session waits for the last things to be put right.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(60);
@@ -53,7 +57,34 @@ pub struct BackendLink {
     idle_release: Option<Duration>,
     /// The channel; none where it was lost or given back.
     lane: Option<Lane>,
+    /// Further channels of uploads, kept for the next one.
+    stripes: Stripes,
     left_behinds: LeftBehinds,
+}
+
+/// Channels that were opened for a long upload and are kept for the next one.
+#[derive(Debug, Clone, Default)]
+struct Stripes(Arc<Mutex<Vec<sftp::Session>>>);
+
+impl Stripes {
+    fn lock(&self) -> MutexGuard<'_, Vec<sftp::Session>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn keep(&self, channels: Vec<sftp::Session>) {
+        *self.lock() = channels;
+    }
+
+    /// Those that work.
+    fn take(&self) -> Vec<sftp::Session> {
+        let mut channels = std::mem::take(&mut *self.lock());
+        channels.retain(|channel| !channel.is_lost() && channel.is_quiet());
+        channels
+    }
 }
 
 /// Whose login it is.
@@ -75,8 +106,8 @@ impl BackendLink {
             Identity::Passthrough => (None, None),
             Identity::Mapped(pool) => (pool, target.backend().idle_release),
         };
-        let left_behinds = LeftBehinds::default();
-        let mut link = Self { target, credentials, pool, idle_release, lane: None, left_behinds };
+        let (stripes, left_behinds) = (Stripes::default(), LeftBehinds::default());
+        let mut link = Self { target, credentials, pool, idle_release, lane: None, stripes, left_behinds };
         link.reconnect().await?;
         Ok(link)
     }
@@ -113,6 +144,22 @@ impl BackendLink {
             pool.give_back(crowded);
         }
         Ok(sftp)
+    }
+
+    /// Where an upload that turns out to be long gets further channels from; `None` if it shall have none.
+    pub fn more_channels(&self, count: usize) -> Option<MoreChannels> {
+        let opener = self.lane.as_ref().filter(|_| count > 0)?.opener();
+        let stripes = self.stripes.clone();
+        Some(Box::new(move || {
+            Box::pin(async move {
+                let mut channels = stripes.take();
+                channels.truncate(count);
+                let missing = (channels.len()..count).map(|_| opener.open());
+                channels.extend(join_all(missing).await.into_iter().flatten());
+                stripes.keep(channels.clone());
+                channels
+            })
+        }))
     }
 
     /// The command is over, and so is its transfer.
@@ -226,13 +273,20 @@ impl BackendLink {
         self.give_back().await;
     }
 
-    /// After so long without a command the channel is to be given back; `None` if it is kept.
+    /// After so long without a command there is something to be given back; `None` if all is kept.
     pub fn release_after(&self) -> Option<Duration> {
-        self.idle_release.filter(|_| self.lane.is_some())
+        let release = self.idle_release.filter(|_| self.lane.is_some());
+        if self.stripes.is_empty() { release } else { Some(release.unwrap_or(STRIPES_KEPT).min(STRIPES_KEPT)) }
     }
 
-    /// Gives the channel back, and a connection of its own with it. The next command takes another.
+    /// Gives back what is only kept for the next upload; when it is time, the channel too, and a connection of its own
+    /// with it. The next command takes another.
     pub async fn release(&mut self) {
+        let only_stripes = !self.stripes.is_empty() && self.idle_release.is_none_or(|after| after > STRIPES_KEPT);
+        self.stripes.take();
+        if only_stripes {
+            return;
+        }
         self.put_last_things_right().await;
         self.give_back().await;
     }
@@ -263,6 +317,7 @@ impl BackendLink {
 
     async fn reconnect(&mut self) -> Result<sftp::Session, ConnectError> {
         let transfers = self.lane.take().is_some_and(|lane| lane.has_transfer());
+        self.stripes.take();
         let lane = match &self.pool {
             Some(pool) => pool.lane(transfers).await?,
             None => Lane::connect(&self.target, &self.credentials).await?,

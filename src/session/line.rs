@@ -168,6 +168,11 @@ impl Lane {
         places.closed |= places.abandoned > MAX_ABANDONED_CHANNELS;
     }
 
+    /// Opens further channels beside it.
+    pub(super) fn opener(&self) -> Opener {
+        Opener(Arc::downgrade(&self.place.line))
+    }
+
     /// Takes one of the places for transfers on its connection; `false` if all are taken.
     pub(super) fn begin_transfer(&mut self) -> bool {
         self.place.begin_transfer()
@@ -188,6 +193,17 @@ impl Lane {
         let line = Arc::clone(&self.place.line);
         drop(self);
         close(line).await;
+    }
+}
+
+/// Opens channels on a connection as long as that lives.
+pub(super) struct Opener(Weak<Line>);
+
+impl Opener {
+    /// A channel that is not counted: it serves a session that has its place.
+    pub(super) async fn open(&self) -> Option<sftp::Session> {
+        let line = self.0.upgrade()?;
+        timeout(CHANNEL_LIMIT, line.connection.open_sftp()).await.ok()?.ok()
     }
 }
 

@@ -1,9 +1,10 @@
 //! What stands between a session and its backend: how many connections and channels there are, who shares them, and
 //! what becomes of them when they hang, are lost, or are not needed.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
 use crate::support::client::Client;
@@ -256,4 +257,79 @@ async fn an_idle_session_gives_its_channel_back_and_goes_on_where_it_was() {
         assert_eq!(client.retrieve("new").await, b"content", "{connections}");
         assert_eq!(sshd.logins(), if processes_stay { 3 } else { 4 });
     }
+}
+
+/// A gateway with a user whose uploads may take four channels.
+fn striping(sshd: &Sshd) -> Gateway {
+    let lines = format!("    root: \"{}\"\n    policy: {{upload_streams: 4}}\n", sshd.files().display());
+    Gateway::start(&Setup::backend(sshd).with_user("far", &lines))
+}
+
+#[tokio::test]
+async fn a_long_upload_is_spread_over_several_channels_and_a_short_one_is_not() {
+    let sshd = Sshd::start().await;
+    let gateway = striping(&sshd);
+    let mut client = Client::explicit(&gateway).await;
+    client.log_in("far", MAPPED_PASSWORD).await;
+    client.ask("TYPE I", 200).await;
+    let short = content(1_000_000, 1);
+    assert_eq!(client.store("STOR short", &short).await.code, 226);
+    assert_eq!(sshd.sftp_servers().len(), 1);
+    let long = content(LONG, 2);
+    for _ in 0..2 {
+        assert_eq!(client.store("STOR long", &long).await.code, 226);
+        assert!(fs::read(sshd.files().join("long")).unwrap() == long);
+        // They are kept for the next upload.
+        assert_eq!(sshd.sftp_servers().len(), 4);
+    }
+    client.ask("REST 3000000", 350).await;
+    assert_eq!(client.store("STOR long", &long[3_000_000..]).await.code, 226);
+    assert_eq!(client.store("APPE long", &long).await.code, 226);
+    assert!(fs::read(sshd.files().join("long")).unwrap() == [&*long, &*long].concat());
+    assert_eq!((sshd.sftp_servers().len(), sshd.logins()), (4, 1));
+    assert!(client.retrieve("short").await == short);
+    client.ask("QUIT", 221).await;
+    eventually("all are closed", || sshd.sftp_servers().is_empty()).await;
+    assert_eq!(names(&sshd.files()), ["long", "short"]);
+}
+
+#[tokio::test]
+async fn an_upload_whose_further_channels_are_lost_or_refused_is_whole_or_not_there() {
+    let sshd = Sshd::start().await;
+    let gateway = striping(&sshd);
+    let mut client = Client::explicit(&gateway).await;
+    client.log_in("far", MAPPED_PASSWORD).await;
+    client.ask("TYPE I", 200).await;
+    let first = sshd.sftp_servers();
+    let long = content(LONG, 1);
+    let mut data = begin(&mut client, "STOR long").await;
+    let mut sent = 0;
+    while sshd.sftp_servers().len() < 4 && sent + 1_000_000 < LONG {
+        data.write_all(&long[sent..sent + 1_000_000]).await.unwrap();
+        sent += 1_000_000;
+    }
+    let further: Vec<u32> = sshd.sftp_servers().into_iter().filter(|process| !first.contains(process)).collect();
+    assert_eq!(further.len(), 3);
+    sshd.kill(&further[..1]);
+    // Whatever is written from here on: it ends.
+    let _ = async {
+        data.write_all(&long[sent..]).await?;
+        data.shutdown().await
+    }
+    .await;
+    client.expect(451).await;
+    eventually("nothing is left of it", || names(&sshd.files()).is_empty()).await;
+    drop(data);
+    assert_eq!(client.store("STOR long", &long).await.code, 226);
+    assert!(fs::read(sshd.files().join("long")).unwrap() == long);
+
+    let options = Options { config: vec!["MaxSessions 2".to_owned()], ..Options::default() };
+    let sshd = Sshd::with(options).await;
+    let gateway = striping(&sshd);
+    let mut client = Client::explicit(&gateway).await;
+    client.log_in("far", MAPPED_PASSWORD).await;
+    client.ask("TYPE I", 200).await;
+    assert_eq!(client.store("STOR long", &long).await.code, 226);
+    assert!(fs::read(sshd.files().join("long")).unwrap() == long);
+    assert_eq!(sshd.sftp_servers().len(), 2);
 }

@@ -96,13 +96,15 @@ fn backend(name: &str, cursor: &Cursor<'_>, report: &mut Report) -> Option<Backe
     })
 }
 
+type SetQuirk = fn(&mut Quirks);
+
 fn quirks(cursor: &Cursor<'_>, report: &mut Report) -> Quirks {
     let mut quirks = Quirks::default();
     if is_null(cursor.node) {
         return quirks;
     }
     for item in cursor.list("a list of quirks", report).unwrap_or_default() {
-        let choices: [(&str, fn(&mut Quirks)); 5] = [
+        let choices: [(&str, SetQuirk); 5] = [
             ("no-rename", |quirks| quirks.no_rename = true),
             ("no-setstat", |quirks| quirks.no_setstat = true),
             ("no-fsync", |quirks| quirks.no_fsync = true),

@@ -277,6 +277,11 @@ impl Sshd {
         }
     }
 
+    /// Kills some processes of [`Sshd::session_processes`].
+    pub(crate) fn kill(&self, processes: &[u32]) {
+        signal("KILL", processes);
+    }
+
     /// Undoes [`Sshd::freeze_sessions`] and [`Sshd::freeze`].
     pub(crate) fn thaw_sessions(&self) {
         signal("CONT", &self.session_processes());
