@@ -265,7 +265,7 @@ impl Connection {
     async fn start_sftp(&self) -> Result<sftp::Session, ConnectError> {
         let channel_error = |error: russh::Error| match error {
             russh::Error::ChannelOpenFailure(reason) => {
-                ConnectError::NoSftp(format!("the server refused a channel ({reason:?})"))
+                ConnectError::NoChannel(format!("the server refused it ({reason:?})"))
             }
             _ => ConnectError::Lost(self.facts.ending_text()),
         };
