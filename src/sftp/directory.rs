@@ -61,9 +61,11 @@ impl Directory {
     pub async fn next(&mut self) -> Result<Option<Vec<DirectoryEntry>>, SftpError> {
         loop {
             let time = self.file.session().request_time();
-            // What is here already may be the end: then nothing more is asked.
+            // What is here already may be the end: then nothing more is asked. And what follows the first page will mostly
+            // be: one more request would cost every short directory a round trip.
             let here = self.in_flight.front_mut().and_then(|front| front.reply(time).now_or_never());
-            if !here.as_ref().is_some_and(is_end) {
+            let is_second = self.pages == 1 && !self.in_flight.is_empty();
+            if !is_second && !here.as_ref().is_some_and(is_end) {
                 self.ask();
             }
             if self.in_flight.is_empty() && self.ending.is_none() {

@@ -97,6 +97,18 @@ impl StripedWriter {
         }
     }
 
+    /// Waits until nothing is under way any more, whatever became of it: the file is then as it stays, and
+    /// [`StripedWriter::acknowledged`] says all that is known of it. `false` if that is not to be had.
+    pub async fn is_quiet(&mut self) -> bool {
+        let streams = std::iter::once(&mut self.first).chain(&mut self.others);
+        join_all(streams.map(WriteStream::all_answered)).await.into_iter().all(|answered| answered)
+    }
+
+    /// Was more than one channel used?
+    pub fn is_striped(&self) -> bool {
+        !self.others.is_empty()
+    }
+
     /// How many bytes, from the offset begun at and without a gap, the server has said it took.
     pub fn acknowledged(&self) -> u64 {
         let streams = std::iter::once(&self.first).chain(&self.others);

@@ -205,6 +205,16 @@ impl WriteStream {
         Ok((self.file, self.next_offset - self.begin))
     }
 
+    /// Waits until every WRITE is answered, one way or the other. `false` if an answer does not come.
+    pub(super) async fn all_answered(&mut self) -> bool {
+        while self.unanswered > 0 {
+            if let Err(SftpError::TimedOut | SftpError::Lost(_)) = self.await_answer().await {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Gives up on the acknowledgements: the file, to be closed and waited for. What was sent may still be stored.
     pub fn abandon(self) -> File {
         self.file

@@ -23,7 +23,7 @@ use crate::sftp::{self, SftpError};
 use crate::telemetry::metrics::{self, ConnectPhase};
 
 /// Bytes in flight per transfer where nobody says otherwise; `limits.transfer_window` has the same default.
-const DEFAULT_TRANSFER_WINDOW: usize = 4 * 1024 * 1024;
+const DEFAULT_TRANSFER_WINDOW: usize = 8 * 1024 * 1024;
 
 /// Smallest channel window: what OpenSSH gives. Listings and file attributes need no more.
 const MIN_WINDOW: u32 = 2 * 1024 * 1024;

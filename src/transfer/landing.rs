@@ -14,7 +14,7 @@ use super::left_behind::{Held, LeftBehind, LeftBehinds};
 use super::outcome::{TransferError, Unsettled};
 use super::temporary::{part_of, temporary_beside};
 
-/// How long a failed transfer waits for its clean-up before it says that it failed; the clean-up goes on behind.
+/// How long a failed transfer waits for its clean-up before it says that it failed.
 const DISCARD_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How uploads of one user are stored.
@@ -221,6 +221,11 @@ impl Landing {
         Ok(Begun { file, truncated: Some(truncated) })
     }
 
+    /// Is what comes of it kept when it breaks?
+    pub(super) fn keeps_parts(&self) -> bool {
+        self.manner.keep && matches!(self.way, Way::Atomic { .. })
+    }
+
     /// Is it written under its final name?
     pub(super) fn is_in_place(&self) -> bool {
         !matches!(self.way, Way::Atomic { .. })
@@ -345,8 +350,8 @@ impl Landing {
                     },
                     None => LeftBehind::Temporary(temporary),
                 });
-                let sftp = sftp.clone();
-                let _ = timeout(DISCARD_PATIENCE, tokio::spawn(async move { held.put_right(&sftp).await })).await;
+                // Given up, it is remembered, and done again over a channel that answers.
+                let _ = timeout(DISCARD_PATIENCE, held.put_right(sftp)).await;
                 None
             }
             Way::Direct { created: false } => None,

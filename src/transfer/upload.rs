@@ -17,6 +17,13 @@ use super::outcome::{Outcome, Progress, Stop, StopReason, TransferError};
 /// Read buffer of an ASCII upload, whose bytes change on the way: one TLS record (RFC 8446 §5.1).
 const CONVERSION_BUFFER: usize = 16 * 1024;
 
+/// Bytes of an upload that are sent and not acknowledged, at most: OpenSSH takes 2 MiB at a time from a channel, and what
+/// it has taken waits for its acknowledgement. More would only lie in memory.
+const MAX_WINDOW: usize = 4 * 1024 * 1024;
+
+/// How long a failed upload waits for what is under way: on further channels, or to be kept.
+const QUIET_PATIENCE: Duration = Duration::from_millis(300);
+
 /// A file that is open on the backend, and where its bytes come from.
 pub struct Upload {
     /// Where the client will bring it.
@@ -48,6 +55,8 @@ struct Reached {
     acknowledged: u64,
     /// Only the answer to the last request is missing.
     last_step: bool,
+    /// Something may still be under way on another channel than the first, and reach the file at any time.
+    is_loose: bool,
 }
 
 impl Upload {
@@ -72,19 +81,27 @@ impl Upload {
                 }
             };
             let more = more_channels.map(|more| (landing.path().clone(), more));
-            let mut sink = StripedWriter::new(file, offset, window, more);
+            let manner = Reception { ascii, idle, strict_end, keep: landing.keeps_parts() };
+            let mut sink = StripedWriter::new(file, offset, window.min(MAX_WINDOW), more);
             let received = tokio::select! {
                 reason = stop.tripped() => Err(reason.into()),
-                received = receive(&mut connection, &mut sink, ascii, idle, strict_end, &progress) => received,
+                received = receive(&mut connection, &mut sink, &manner, &progress) => received,
             };
-            reached.acknowledged = sink.acknowledged();
             if let Err(error) = received {
                 connection.reset();
+                if manner.keep || sink.is_striped() {
+                    let is_quiet = timeout(QUIET_PATIENCE, sink.is_quiet()).await.unwrap_or(false);
+                    reached.is_loose = !is_quiet && sink.is_striped();
+                }
+                reached.acknowledged = sink.acknowledged();
                 return Err(error);
             }
+            reached.acknowledged = sink.acknowledged();
+            reached.is_loose = sink.is_striped();
             let store = async {
                 // Nothing is under way on other channels any more, so what follows is the end of the whole file.
                 let sink = sink.gather().await?;
+                reached.is_loose = false;
                 let sealed = sink.seal(landing.ending(&sftp)).await?;
                 reached.acknowledged = sealed.bytes;
                 if let Some(truncated) = truncated {
@@ -123,8 +140,9 @@ impl Upload {
                     error,
                     TransferError::Data(DataError::Idle) | TransferError::Stopped(StopReason::ControlLost)
                 );
-                let stored = offset + reached.acknowledged;
-                let unsettled = landing.discard(&sftp, stored, end, vanished).await;
+                // What may still change is not worth keeping.
+                let kept = if reached.is_loose { 0 } else { offset + reached.acknowledged };
+                let unsettled = landing.discard(&sftp, kept, end, vanished).await;
                 (Err(error), unsettled)
             }
         };
@@ -155,16 +173,23 @@ async fn unless_stopped(
     }
 }
 
-async fn receive(
-    connection: &mut DataConnection,
-    sink: &mut StripedWriter,
+/// How the client's bytes are taken in.
+struct Reception {
     ascii: bool,
     idle: Duration,
     strict_end: bool,
+    /// What comes of a broken upload is kept: the last bytes before the break count too.
+    keep: bool,
+}
+
+async fn receive(
+    connection: &mut DataConnection,
+    sink: &mut StripedWriter,
+    manner: &Reception,
     progress: &Progress,
 ) -> Result<(), TransferError> {
-    if ascii {
-        return receive_converted(connection, sink, idle, strict_end, progress).await;
+    if manner.ascii {
+        return receive_converted(connection, sink, manner, progress).await;
     }
     let mut buffer = sink.buffer();
     loop {
@@ -172,7 +197,17 @@ async fn receive(
         let read = tokio::select! {
             biased;
             error = sink.failed() => return Err(error.into()),
-            read = timeout(idle, connection.read(&mut spare)) => ended(read, strict_end)?,
+            read = timeout(manner.idle, connection.read(&mut spare)) => ended(read, manner.strict_end),
+        };
+        let read = match read {
+            Ok(read) => read,
+            Err(error) => {
+                if manner.keep {
+                    // Whether it can be sent decides how much is kept, and nothing else.
+                    let _ = timeout(QUIET_PATIENCE, sink.write(buffer)).await;
+                }
+                return Err(error.into());
+            }
         };
         if read == 0 {
             break;
@@ -189,8 +224,7 @@ async fn receive(
 async fn receive_converted(
     connection: &mut DataConnection,
     sink: &mut StripedWriter,
-    idle: Duration,
-    strict_end: bool,
+    manner: &Reception,
     progress: &Progress,
 ) -> Result<(), TransferError> {
     let mut converter = FromNetwork::default();
@@ -203,7 +237,7 @@ async fn receive_converted(
         let read = tokio::select! {
             biased;
             error = sink.failed() => return Err(error.into()),
-            read = timeout(idle, connection.read(&mut received)) => ended(read, strict_end)?,
+            read = timeout(manner.idle, connection.read(&mut received)) => ended(read, manner.strict_end)?,
         };
         progress.add(read);
         converted.clear();

@@ -157,7 +157,7 @@ async fn a_write_that_fails_is_451_and_the_client_is_not_read_any_further() {
     let old = content(10_000, 9);
     let bytes = content(64 * 1024 * 1024, 1);
     for user in [MAPPED_USER, DIRECT] {
-        for nth in [0, 1, 7] {
+        for nth in 0..20 {
             scene.put("file", &old);
             let mut client = scene.client(user).await;
             scene.fault_at_next("WRITE", nth, Then::Fail(StatusCode::FAILURE));
@@ -378,6 +378,9 @@ async fn an_upload_that_is_all_there_is_stored_though_its_control_connection_is_
     assert!(scene.file("file").unwrap() == bytes);
 }
 
+/// REST with the length of the file, and STOR.
+const CONTINUED: &str = "STOR file after REST";
+
 /// One upload with the backend lost at one request of its dialogue.
 #[derive(Debug, Clone, Copy)]
 struct Cut {
@@ -394,7 +397,8 @@ struct Cut {
 /// Carries it out; `false` when the dialogue was over before.
 async fn upload_cut(scene: &Scene, client: &mut Client, cut: Cut) -> bool {
     let (old, new) = (content(40_000, 1), content(150_000, 2));
-    let whole = if cut.command.starts_with("APPE") && cut.existing { [&*old, &*new].concat() } else { new.clone() };
+    let continues = cut.command == CONTINUED || cut.command.starts_with("APPE") && cut.existing;
+    let whole = if continues { [&*old, &*new].concat() } else { new.clone() };
     if cut.existing {
         scene.put("file", &old);
     } else {
@@ -404,7 +408,13 @@ async fn upload_cut(scene: &Scene, client: &mut Client, cut: Cut) -> bool {
     let then = if cut.done { Then::DoneAndDisconnect } else { Then::Disconnect };
     scene.fault(When::Request(before.requests.len() + cut.nth), then);
     let started = std::time::Instant::now();
-    let reply = client.store(cut.command, &new).await;
+    let command = if cut.command == CONTINUED {
+        assert_eq!(client.command(format!("REST {}", old.len())).await.code, 350);
+        "STOR file"
+    } else {
+        cut.command
+    };
+    let reply = client.store(command, &new).await;
     assert!(started.elapsed() < LOSS_LIMIT * 2, "{cut:?}: {:?}", started.elapsed());
     scene.heal();
     let struck = scene.sftp().record().connections_ended > before.connections_ended
@@ -448,6 +458,8 @@ async fn no_loss_at_any_request_of_an_upload_makes_a_part_look_whole() {
                 (MAPPED_USER, "STOR file", true),
                 (MAPPED_USER, "STOR file", false),
                 (MAPPED_USER, "APPE file", true),
+                (MAPPED_USER, "APPE file", false),
+                (MAPPED_USER, CONTINUED, true),
                 (DIRECT, "STOR file", true),
                 (DIRECT, "STOR file", false),
             ] {

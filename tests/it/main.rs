@@ -19,6 +19,7 @@ mod listings;
 mod login;
 mod memory;
 mod names;
+mod never_false;
 mod observability;
 mod readme;
 mod real_clients;

@@ -1,0 +1,184 @@
+//! Campaigns: whatever is cut, and wherever, 226 is said only of a whole file, and the old state is there otherwise.
+
+use std::fs;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+
+use crate::support::campaign::{is_full, random, rounds};
+use crate::support::client::Client;
+use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
+use crate::support::real_clients::{Tls, curl_with, desk, lftp_with};
+use crate::support::sshd::Sshd;
+use crate::support::transfer::{begin, content, end, eventually, names, reset};
+
+/// What one TLS record holds at most (RFC 8446 §5.1).
+const RECORD: usize = 16 * 1024;
+
+async fn log_in(gateway: &Gateway) -> Client {
+    let mut client = Client::explicit(gateway).await;
+    client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+    assert_eq!(client.command("TYPE I").await.code, 200);
+    client
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// FIN, and no close_notify before it.
+    Fin,
+    /// RST.
+    Reset,
+}
+
+#[tokio::test]
+async fn an_upload_that_is_cut_at_any_record_is_never_stored() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()));
+    let (old, bytes) = (content(10_000, 1), content(64 * RECORD, 2));
+    let mut client = log_in(&gateway).await;
+    let step = rounds(8, 1);
+    for (command, before) in [("STOR file", None), ("STOR file", Some(&old)), ("APPE file", Some(&old))] {
+        if let Some(old) = before {
+            assert_eq!(client.store("STOR file", old).await.code, 226);
+        }
+        for cut in [Cut::Fin, Cut::Reset] {
+            for records in (0..=64).step_by(step) {
+                let mut data = begin(&mut client, command).await;
+                for record in bytes.chunks(RECORD).take(records) {
+                    data.write_all(record).await.unwrap();
+                    data.flush().await.unwrap();
+                }
+                match cut {
+                    Cut::Fin => data.get_mut().0.shutdown().await.unwrap(),
+                    Cut::Reset => reset(data),
+                }
+                let reply = client.reply().await;
+                let what = format!("{command}, {cut:?} after {records} records: {}", reply.text());
+                // A reset may overtake the end of the handshake.
+                assert!(reply.code == 426 || records == 0 && reply.code == 522, "{what}");
+                let found = fs::read(sshd.files().join("file")).ok();
+                assert!(found.as_ref() == before, "{what}: {:?} bytes", found.map(|found| found.len()));
+            }
+        }
+        eventually("nothing else is there", || names(&sshd.files()).iter().all(|name| name == "file")).await;
+        let _ = fs::remove_file(sshd.files().join("file"));
+    }
+    assert_eq!(client.store("STOR file", &bytes).await.code, 226);
+    assert!(client.retrieve("file").await == bytes);
+}
+
+#[tokio::test]
+async fn clients_that_close_without_ever_reading_lose_nothing() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()));
+    let bytes = content(2 * 1024 * 1024, 1);
+    let mut client = log_in(&gateway).await;
+    for round in 0..rounds(40, 1000) {
+        let mut data = begin(&mut client, "STOR file").await;
+        data.write_all(&bytes).await.unwrap();
+        data.shutdown().await.unwrap();
+        drop(data);
+        client.expect(226).await;
+        assert!(fs::read(sshd.files().join("file")).unwrap() == bytes, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_stands_still_for_longer_than_the_timers_is_451() {
+    if !is_full() {
+        // More than a minute of silence: only in the long run. What is shorter than the timers is tested always.
+        return;
+    }
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()));
+    let mut client = log_in(&gateway).await;
+    let bytes = content(32 * 1024 * 1024, 1);
+    let mut data = begin(&mut client, "STOR file").await;
+    data.write_all(&bytes[..100_000]).await.unwrap();
+    data.flush().await.unwrap();
+    sshd.freeze_sessions();
+    let _ = tokio::time::timeout(Duration::from_secs(170), data.write_all(&bytes)).await;
+    client.expect(451).await;
+    sshd.thaw_sessions();
+    assert_eq!(client.store("STOR other", b"goes on").await.code, 226);
+    eventually("only what was acknowledged is there", || names(&sshd.files()) == ["other"]).await;
+}
+
+/// The tree with a user whose broken uploads are kept.
+fn keeping(sshd: &Sshd) -> Setup {
+    Setup::backend(sshd).with_users(&sshd.files()).with("policy: {broken_upload: keep}\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_and_lftp_resume_wherever_they_were_cut() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&keeping(&sshd));
+    let desk = desk();
+    let whole = content(1_500_000, 1);
+    fs::write(desk.path().join("whole"), &whole).unwrap();
+    sshd.place_file("stored", &whole);
+    let url = Tls::Explicit.url(&gateway);
+    for (round, cut) in random(20_261_123, whole.len()).take(rounds(6, 200)).enumerate() {
+        let name = format!("file{round}");
+        // An upload that breaks at that point: whatever of it was kept, the next client goes on from there.
+        for resume in ["curl", "lftp"] {
+            let mut client = log_in(&gateway).await;
+            let mut data = begin(&mut client, &format!("STOR {name}")).await;
+            data.write_all(&whole[..cut]).await.unwrap();
+            data.flush().await.unwrap();
+            data.get_mut().0.shutdown().await.unwrap();
+            client.expect(426).await;
+            drop(client);
+            let part = sshd.files().join(format!("{name}.part"));
+            eventually("all that came is kept", || fs::metadata(&part).is_ok_and(|part| part.len() == cut as u64))
+                .await;
+            let ran = match resume {
+                "curl" => curl_with(&gateway, desk.path(), &["-C", "-", "-T", "whole", &format!("{url}/{name}")]),
+                _ => lftp_with(Tls::Explicit, &gateway, desk.path(), &format!("reput whole -o {name}")),
+            };
+            ran.succeeded();
+            let stored = fs::read(sshd.files().join(&name)).unwrap();
+            assert!(stored == whole, "{resume}, cut at {cut}: {} bytes", stored.len());
+            fs::remove_file(sshd.files().join(&name)).unwrap();
+        }
+        for resume in ["curl", "lftp"] {
+            fs::write(desk.path().join("fetched"), &whole[..cut]).unwrap();
+            let ran = match resume {
+                "curl" => curl_with(&gateway, desk.path(), &["-C", "-", "-o", "fetched", &format!("{url}/stored")]),
+                _ => lftp_with(Tls::Explicit, &gateway, desk.path(), "reget stored -o fetched"),
+            };
+            ran.succeeded();
+            assert!(fs::read(desk.path().join("fetched")).unwrap() == whole, "{resume}, cut at {cut}");
+        }
+    }
+    assert_eq!(names(&sshd.files()), ["stored"]);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_all_there_is_whole_however_it_was_cut_before() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&keeping(&sshd));
+    let whole = content(600_000, 1);
+    for cut in random(7, whole.len()).take(rounds(10, 200)) {
+        let mut client = log_in(&gateway).await;
+        let mut data = begin(&mut client, "STOR file").await;
+        data.write_all(&whole[..cut]).await.unwrap();
+        data.flush().await.unwrap();
+        // Killed at the other end: what was acknowledged is the part.
+        sshd.kill_sessions();
+        let _ = data.shutdown().await;
+        client.expect(451).await;
+        drop(data);
+        let reply = client.command("SIZE file").await;
+        let kept = if reply.code == 213 { reply.text().trim().rsplit(' ').next().unwrap().parse().unwrap() } else { 0 };
+        assert!(kept <= cut, "{kept} of {cut}");
+        assert_eq!(client.command(format!("REST {kept}")).await.code, 350);
+        let mut data = begin(&mut client, "STOR file").await;
+        data.write_all(&whole[kept..]).await.unwrap();
+        end(data).await;
+        client.expect(226).await;
+        assert!(fs::read(sshd.files().join("file")).unwrap() == whole, "cut at {cut}");
+        assert_eq!(names(&sshd.files()), ["file"]);
+        fs::remove_file(sshd.files().join("file")).unwrap();
+    }
+}
