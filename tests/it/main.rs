@@ -11,6 +11,7 @@
 mod command_line;
 mod commands;
 mod configuration;
+mod delay;
 mod faults;
 mod layering;
 mod listings;
