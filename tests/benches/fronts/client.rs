@@ -129,7 +129,7 @@ impl Ftp {
     /// An upload of `length` bytes of the content from `start`, to its final reply.
     pub(crate) async fn store(&mut self, name: &str, content: &Content, start: u64, length: u64) -> Outcome<()> {
         let mut data = self.open(&format!("STOR {name}")).await?;
-        let upload = async {
+        let sent = async {
             let mut position = start;
             while position < start + length {
                 let piece = content.piece(position, start + length - position);
@@ -137,17 +137,22 @@ impl Ftp {
                 position += piece.len() as u64;
             }
             data.flush().await?;
-            data.shutdown().await?;
-            // What the server sent in between (tickets) is read, or closing would reset the connection.
-            let mut rest = [0; 1024];
-            while matches!(data.read(&mut rest).await, Ok(count) if count > 0) {}
-            Ok::<_, std::io::Error>(())
+            data.shutdown().await
         }
         .await;
-        drop(data);
+        // What the server sent in between (tickets) is read, or closing would reset the connection. Not all servers
+        // close it before they reply.
+        let read = async {
+            let mut rest = [0; 1024];
+            while matches!(data.read(&mut rest).await, Ok(count) if count > 0) {}
+        };
         // The reply says more than the error of a connection that the server closed.
-        self.final_reply(226).await?;
-        Ok(upload?)
+        let mut reply = std::pin::pin!(self.final_reply(226));
+        tokio::select! {
+            reply = &mut reply => reply?,
+            () = read => reply.await?,
+        }
+        Ok(sent?)
     }
 
     /// A download, which must be these bytes of the content.

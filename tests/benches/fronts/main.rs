@@ -39,7 +39,7 @@ use scenarios::{Run, SCENARIOS, Scenario, Sizes};
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How long one front may take for one scenario.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Measures ftps2sftp beside its peers and prints a Markdown table of medians.
 #[derive(Debug, Parser)]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -41,14 +42,17 @@ const ECHO_PORT: u16 = 2202;
 /// Half of the round trip that the delayed link adds.
 const ONE_WAY: Duration = Duration::from_millis(20);
 
-/// Set inside of the namespaces: where the files are.
-const INSIDE: &str = "FTPS2SFTP_BENCH_PLACE";
+/// Set inside of the namespaces.
+const INSIDE: &str = "FTPS2SFTP_BENCH_INSIDE";
 
-/// Bound of the files in memory: the longest file, and what is sent beside it.
+/// A directory of every system, over which the files in memory are mounted, for us alone.
+const DIRECTORY: &str = "/mnt";
+
+/// The bound of the files in memory is the longest file, and what is sent beside it.
 const ENTER: &str = r#"
 set -e
 ip link set lo up
-mount -t tmpfs -o mode=755,size=6g tmpfs "$FTPS2SFTP_BENCH_PLACE"
+mount -t tmpfs -o mode=755,size=6g tmpfs /mnt
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/sshd /run/vsftpd/empty
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
@@ -81,24 +85,31 @@ pub(crate) fn enter() -> Outcome<Option<ExitCode>> {
     if env::var_os(INSIDE).is_some() {
         return Ok(None);
     }
-    let directory = tempfile::Builder::new().prefix("ftps2sftp-bench-").tempdir()?;
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
-    let mut inside = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
-        .args(["sh", "-c", ENTER, "sh"])
-        .arg(env::current_exe()?)
-        .args(env::args_os().skip(1))
-        .env(INSIDE, directory.path())
-        .spawn()
-        .map_err(|error| format!("unshare: {error}"))?;
-    let status = inside.wait()?;
-    Ok(Some(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let mut inside = tokio::process::Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["sh", "-c", ENTER, "sh"])
+            .arg(env::current_exe()?)
+            .args(env::args_os().skip(1))
+            .env(INSIDE, "yes")
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("unshare: {error}"))?;
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // Whoever leaves here ends `unshare`, and with it everything in the namespaces.
+        let code = tokio::select! {
+            status = inside.wait() => status?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+            _ = interrupt.recv() => 130,
+            _ = terminate.recv() => 143,
+        };
+        Ok(Some(ExitCode::from(code)))
+    })
 }
 
 impl Place {
     /// Users, keys, certificate, sshd and the delayed link.
     pub(crate) async fn prepare() -> Outcome<Self> {
-        let directory = PathBuf::from(env::var_os(INSIDE).ok_or("not inside of the namespaces")?);
+        let directory = PathBuf::from(DIRECTORY);
         let path = |name: &str| directory.join(name);
         for name in ["home", "mount", "logs", "etc", "local"] {
             fs::create_dir(path(name))?;
