@@ -103,7 +103,7 @@ async fn log_in(target: &Target, user: &User, credentials: &Credentials, label: 
     };
     match connection.open_sftp().await {
         Ok(sftp) => {
-            findings.add(label, State::Ok, format!("logged in as {}; {}", credentials.user, describe(&sftp)));
+            findings.add(label, State::Ok, format!("logged in as {}; {}", credentials.user, describe(&sftp).await));
             let root = sftp::BackendPath::from_bytes(user.root.clone());
             match sftp.stat(&root).await.map(|attributes| attributes.kind()) {
                 Ok(Some(sftp::FileKind::Directory) | None) => {}
@@ -120,7 +120,7 @@ async fn log_in(target: &Target, user: &User, credentials: &Credentials, label: 
 }
 
 /// Extensions and limits of a server.
-fn describe(sftp: &sftp::Session) -> String {
+async fn describe(sftp: &sftp::Session) -> String {
     let extensions = sftp.extensions();
     let offered: Vec<&str> = [
         (extensions.posix_rename, "posix-rename"),
@@ -133,7 +133,7 @@ fn describe(sftp: &sftp::Session) -> String {
     .filter_map(|(is_offered, name)| is_offered.then_some(name))
     .collect();
     let offered = if offered.is_empty() { "no extensions".to_owned() } else { offered.join(" ") };
-    let limits = sftp.limits();
+    let limits = sftp.limits().await;
     format!(
         "{offered}; packets of {} bytes, reads of {}, writes of {}, {} open handles",
         limits.packet_length, limits.read_length, limits.write_length, limits.open_handles

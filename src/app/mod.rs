@@ -28,6 +28,7 @@ use crate::telemetry::logging::{self, LogGuard, LoggingError};
 use crate::telemetry::metrics::{self, Exposition, InstallError};
 use crate::tls::{ServerTls, TlsError, certificate};
 use crate::transfer::passive::PassivePorts;
+use crate::transfer::sweep::Sweeper;
 
 /// After the drain time is over: how long the cut transfers may take to say so.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -296,6 +297,7 @@ fn services(config: &Config) -> Result<Services, StartError> {
         passive: PassivePorts::new(config.passive.ports.clone(), config.passive.shared, metrics::stranger),
         passive_address: config.passive.address.clone(),
         slots: SessionSlots::new(&config.limits),
+        sweeper: Sweeper::default(),
         limits: config.limits.clone(),
         timeouts: config.timeouts.clone(),
     })

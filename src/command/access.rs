@@ -110,6 +110,7 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
         directory,
         parameters: Default::default(),
         pending: Pending::default(),
+        uploaded_to: Vec::new(),
         endpoint: None,
         slot,
     })

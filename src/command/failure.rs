@@ -45,6 +45,9 @@ pub enum CommandError {
     /// No room or no inodes are left for a new file.
     #[error("the storage of the backend is full")]
     StorageFull(#[source] SftpError),
+    /// No new name may be made where the upload goes: its temporary name is one.
+    #[error("the backend refuses the temporary name of the upload; `policy.upload: direct` does without ({0})")]
+    NewNameRefused(#[source] SftpError),
     /// The name is one of ours for files under way.
     #[error("the name is reserved for files under way")]
     Reserved(Purpose),
@@ -129,6 +132,9 @@ pub fn reply_for(error: &CommandError) -> Answer {
         }
         CommandError::Outside(purpose) => Answer::stay(not_allowed(*purpose), "Leads out of your directory tree"),
         CommandError::StorageFull(_) => Answer::stay(452, "Insufficient storage space"),
+        CommandError::NewNameRefused(_) => {
+            Answer::stay(553, "The file server lets no new file be made here, not even for the time of the upload")
+        }
         CommandError::Reserved(purpose) => Answer::stay(not_allowed(*purpose), "That name is reserved"),
         CommandError::NotPermitted(purpose, what) => Answer::stay(not_allowed(*purpose), what),
         CommandError::WrongKind(purpose, what) => Answer::stay(not_allowed(*purpose), what),

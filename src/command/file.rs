@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::AsciiMode;
+use crate::config::{AsciiMode, UploadMode};
 use crate::ftp::argument::{self, TransferType};
 use crate::ftp::path::{VirtualPath, quoted};
 use crate::ftp::reply::Reply;
@@ -11,14 +11,31 @@ use crate::identity::root::{Follow, RootError};
 use crate::session::backend::BackendError;
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
-use crate::sftp::{Attributes, BackendPath, FileKind, SftpError, StatusCode};
-use crate::transfer::commit;
+use crate::sftp::{Attributes, BackendPath, FileKind, Session, SftpError, StatusCode};
+use crate::transfer::{commit, temporary};
 
 use super::failure::{CommandError, For, Purpose, is_missing, permit};
-use super::{Argument, Step};
+use super::{Argument, Step, flight};
 
 /// Mode of a new directory before the umask.
 const DIRECTORY_MODE: u32 = 0o777;
+
+/// Where a name of the client is on the backend, as far as the name alone tells: not one of our own temporary names, and
+/// below the root lexically.
+///
+/// SECURITY: where links lead is not checked yet; [`confine`] does, or `Root::check` in the flight of what needs it.
+pub(super) fn place(
+    session: &LoggedIn,
+    name: &[u8],
+    purpose: Purpose,
+) -> Result<(VirtualPath, BackendPath), CommandError> {
+    let path = session.directory.resolve(name).purpose(purpose)?;
+    if path.segments().any(temporary::is_hidden) {
+        return Err(CommandError::Reserved(purpose));
+    }
+    let located = session.root.locate(&path);
+    Ok((path, located))
+}
 
 /// Where a name of the client is on the backend; checked against the root and against our own temporary names.
 pub(super) async fn locate(
@@ -27,13 +44,65 @@ pub(super) async fn locate(
     follow: Follow,
     purpose: Purpose,
 ) -> Result<(VirtualPath, BackendPath), CommandError> {
-    let path = session.directory.resolve(name).purpose(purpose)?;
-    if path.segments().any(commit::is_temporary) {
-        return Err(CommandError::Reserved(purpose));
-    }
-    let located = session.root.locate(&path);
+    let (path, located) = place(session, name, purpose)?;
     confine(session, &located, follow, purpose).await?;
     Ok((path, located))
+}
+
+/// What a name leads to: the check against the root and STAT in one flight.
+pub(super) async fn look_up(
+    session: &mut LoggedIn,
+    path: &BackendPath,
+    purpose: Purpose,
+) -> Result<Attributes, CommandError> {
+    let root = Arc::clone(&session.root);
+    let flight = |sftp: Session| {
+        let root = Arc::clone(&root);
+        async move {
+            let (checked, attributes) = tokio::join!(root.check(&sftp, path, Follow::Last), sftp.stat(path));
+            Ok((flight::inside(checked)?, flight::answered(attributes)?))
+        }
+    };
+    let (inside, attributes) = session.backend.repeatable(flight).await.purpose(purpose)?;
+    refuse_outside(inside, purpose)?;
+    attributes.purpose(purpose)
+}
+
+/// What a client that resumes goes by: under `broken_upload: keep` the part of a broken upload, where there is one, and
+/// else what the name leads to. In one flight.
+async fn look_up_for_resume(session: &mut LoggedIn, path: &BackendPath) -> Result<Attributes, CommandError> {
+    let Some(part) = kept_part(session, path) else { return look_up(session, path, Purpose::Existing).await };
+    let root = Arc::clone(&session.root);
+    let flight = |sftp: Session| {
+        let (root, part) = (Arc::clone(&root), &part);
+        async move {
+            let (checked, attributes, part) =
+                tokio::join!(root.check(&sftp, path, Follow::Last), sftp.stat(path), sftp.lstat(part));
+            Ok((flight::inside(checked)?, flight::answered(attributes)?, flight::answered(part)?))
+        }
+    };
+    let (inside, attributes, part) = session.backend.repeatable(flight).await.purpose(Purpose::Existing)?;
+    refuse_outside(inside, Purpose::Existing)?;
+    match part {
+        Ok(part) if part.kind().is_none_or(|kind| kind == FileKind::Regular) => Ok(part),
+        Ok(_) | Err(_) => attributes.purpose(Purpose::Existing),
+    }
+}
+
+/// Where the part of a broken upload of `path` would be kept for this user; `None` if none is.
+pub(super) fn kept_part(session: &LoggedIn, path: &BackendPath) -> Option<BackendPath> {
+    let keeps = session.policy().keep_broken_uploads && writes_beside(session);
+    temporary::part_of(path).filter(|_| keeps)
+}
+
+/// Are this user's uploads written under a temporary name?
+pub(super) fn writes_beside(session: &LoggedIn) -> bool {
+    session.policy().upload == UploadMode::Atomic && !session.backend.quirks().no_rename
+}
+
+/// SECURITY: what was asked for beside the check is not looked at before this.
+pub(super) fn refuse_outside(inside: Result<bool, SftpError>, purpose: Purpose) -> Result<(), CommandError> {
+    if inside.purpose(purpose)? { Ok(()) } else { Err(CommandError::Outside(purpose)) }
 }
 
 /// Checks that no symbolic link leads out of the root, over a new connection where the old one was lost.
@@ -78,8 +147,8 @@ pub(super) async fn size(
         // RFC 3659 §4: the size in the current TYPE, exactly; that takes reading the file.
         return Err(CommandError::WrongKind(Purpose::Existing, "SIZE is not told in ASCII mode, use TYPE I"));
     }
-    let (_, located) = locate(session, name, Follow::Last, Purpose::Existing).await?;
-    let attributes = stat(session, &located).await.purpose(Purpose::Existing)?;
+    let (_, located) = place(session, name, Purpose::Existing)?;
+    let attributes = look_up_for_resume(session, &located).await?;
     if attributes.kind().is_some_and(|kind| kind != FileKind::Regular) {
         return Err(CommandError::WrongKind(Purpose::Existing, "Not a plain file"));
     }
@@ -94,8 +163,8 @@ pub(super) async fn mdtm(
     _services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
-    let (_, located) = locate(session, argument.required()?, Follow::Last, Purpose::Existing).await?;
-    let attributes = stat(session, &located).await.purpose(Purpose::Existing)?;
+    let (_, located) = place(session, argument.required()?, Purpose::Existing)?;
+    let attributes = look_up(session, &located, Purpose::Existing).await?;
     match attributes.times {
         Some((_, modified)) => Ok(Step::reply(213, time::compact(i64::from(modified)))),
         None => Err(CommandError::WrongKind(Purpose::Existing, "The file server does not tell times")),
@@ -142,7 +211,7 @@ pub(super) async fn dele(
     if attributes.kind() == Some(FileKind::Directory) {
         return Err(CommandError::WrongKind(Purpose::Existing, "Is a directory, use RMD"));
     }
-    let sftp = session.backend.names().await.purpose(Purpose::Existing)?;
+    let sftp = session.backend.sftp().await.purpose(Purpose::Existing)?;
     sftp.remove(&located).await.purpose(Purpose::Existing)?;
     Ok(Step::reply(250, "Deleted"))
 }
@@ -154,7 +223,7 @@ pub(super) async fn mkd(
 ) -> Result<Step, CommandError> {
     let (path, located) = locate(session, argument.required()?, Follow::Parent, Purpose::Directory).await?;
     let mode = DIRECTORY_MODE & !session.policy().umask;
-    let sftp = session.backend.names().await.purpose(Purpose::Directory)?;
+    let sftp = session.backend.sftp().await.purpose(Purpose::Directory)?;
     match sftp.make_directory(&located, mode).await {
         Ok(()) => {}
         Err(SftpError::Status { code: StatusCode::FAILURE, .. }) if lstat(session, &located).await.is_ok() => {
@@ -179,7 +248,7 @@ pub(super) async fn rmd(
     if session.directory.starts_with(&path) {
         return Err(CommandError::WrongKind(Purpose::Directory, "You are in this directory"));
     }
-    let sftp = session.backend.names().await.purpose(Purpose::Directory)?;
+    let sftp = session.backend.sftp().await.purpose(Purpose::Directory)?;
     match sftp.remove_directory(&located).await {
         Ok(()) => Ok(Step::reply(250, "Directory removed")),
         Err(SftpError::Status { code: StatusCode::FAILURE, .. }) => Err(why_not_removed(session, &located).await),
@@ -199,7 +268,7 @@ async fn why_not_removed(session: &mut LoggedIn, path: &BackendPath) -> CommandE
 }
 
 async fn has_entries(session: &mut LoggedIn, path: &BackendPath) -> bool {
-    let Ok(sftp) = session.backend.names().await else { return false };
+    let Ok(sftp) = session.backend.sftp().await else { return false };
     let Ok(mut directory) = sftp.open_directory(path).await else { return false };
     while let Ok(Some(page)) = directory.next().await {
         if page.iter().any(|entry| entry.name != b"." && entry.name != b"..") {
@@ -255,10 +324,8 @@ pub(super) async fn rnto(
         Err(error) if is_missing(&error) => session.user.permissions.overwrite,
         Err(error) => return Err(error).purpose(Purpose::RenameTo),
     };
-    let sftp = session.backend.names().await.purpose(Purpose::RenameTo)?;
-    let mut left_behind = Vec::new();
-    let renamed = commit::publish(&sftp, &source, &target, replace, &mut left_behind).await;
-    session.backend.leave_behind(left_behind);
+    let sftp = session.backend.sftp().await.purpose(Purpose::RenameTo)?;
+    let renamed = commit::publish(&sftp, &source, &target, replace, session.backend.left_behinds()).await;
     match renamed {
         Ok(()) => Ok(Step::reply(250, "Renamed")),
         // Nobody told whether it happened: the truth is in the names.

@@ -11,15 +11,15 @@ use crate::ftp::reply::Reply;
 use crate::identity::root::Follow;
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
-use crate::sftp::{BackendPath, Directory, DirectoryEntry, FileKind, SftpError};
+use crate::sftp::{BackendPath, DirectoryEntry, FileKind, Session, SftpError, StatusCode};
 use crate::transfer::endpoint::Direction;
 use crate::transfer::listing::{self, Listing, ResolveLink, Source, Style};
 use crate::transfer::outcome::{Transfer, TransferKind};
 
 use super::failure::{CommandError, For, Purpose, is_missing};
-use super::file::{locate, lstat, one_line, stat as stat_backend};
+use super::file::{look_up, lstat, one_line, place, refuse_outside};
 use super::transfer::take_endpoint;
-use super::{Argument, Step};
+use super::{Argument, Step, flight};
 
 /// Names a wildcard may match; they are gathered before 150, because "no match" must come instead of it.
 const MAX_MATCHES: usize = 20_000;
@@ -77,8 +77,8 @@ pub(super) async fn mlst(
     _services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
-    let (path, located) = locate(session, argument.optional().unwrap_or(b"."), Follow::Last, Purpose::Existing).await?;
-    let attributes = stat_backend(session, &located).await.purpose(Purpose::Existing)?;
+    let (path, located) = place(session, argument.optional().unwrap_or(b"."), Purpose::Existing)?;
+    let attributes = look_up(session, &located, Purpose::Existing).await?;
     let entry = listing::describe(path.as_bytes(), &attributes, session.fact_permissions());
     let mut line = vec![b' '];
     facts::line(&entry, &session.parameters.facts, &mut line);
@@ -162,10 +162,25 @@ async fn find(session: &mut LoggedIn, argument: &[u8]) -> Result<Found, CommandE
 
 /// What stands under a name; `None` where nothing does.
 async fn look(session: &mut LoggedIn, name: &[u8]) -> Result<Option<Found>, CommandError> {
-    let (path, located) = locate(session, name, Follow::Last, Purpose::Existing).await?;
-    let attributes = match stat_backend(session, &located).await {
-        Err(error) if is_missing(&error) => match lstat(session, &located).await {
-            // A link that leads nowhere is there all the same.
+    let (path, located) = place(session, name, Purpose::Existing)?;
+    let root = Arc::clone(&session.root);
+    // In one flight: what opens as a directory is one, also on servers that tell no kinds.
+    let flight = |sftp: Session| {
+        let (root, located) = (Arc::clone(&root), &located);
+        async move {
+            let (checked, attributes, opened) = tokio::join!(
+                root.check(&sftp, located, Follow::Last),
+                sftp.stat(located),
+                sftp.open_directory(located)
+            );
+            Ok((flight::inside(checked)?, flight::answered(attributes)?, flight::answered(opened)?))
+        }
+    };
+    let (inside, attributes, opened) = session.backend.repeatable(flight).await.purpose(Purpose::Existing)?;
+    refuse_outside(inside, Purpose::Existing)?;
+    let attributes = match attributes {
+        // A link that leads nowhere is there all the same.
+        Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => match lstat(session, &located).await {
             Ok(attributes) => attributes,
             Err(error) if is_missing(&error) => return Ok(None),
             Err(error) => return Err(error).purpose(Purpose::Existing),
@@ -173,15 +188,14 @@ async fn look(session: &mut LoggedIn, name: &[u8]) -> Result<Option<Found>, Comm
         other => other.purpose(Purpose::Existing)?,
     };
     let resolve = resolver(session).await?;
-    let opened = match attributes.kind() {
-        Some(FileKind::Directory) => Some(open_directory(session, &located).await?),
-        Some(_) => None,
-        // A server that tells no kinds: what opens as a directory is one.
-        None => match open_directory(session, &located).await {
-            Ok(opened) => Some(opened),
-            Err(CommandError::WrongKind(..)) => None,
-            Err(error) => return Err(error),
-        },
+    let opened = match (attributes.kind(), opened) {
+        (Some(FileKind::Directory) | None, Ok(opened)) => Some(opened),
+        // OPENDIR of a directory fails for want of permission, whatever it says.
+        (Some(FileKind::Directory), Err(SftpError::Status { .. })) => {
+            return Err(CommandError::WrongKind(Purpose::Existing, "The directory cannot be read"));
+        }
+        (Some(FileKind::Directory), Err(error)) => return Err(error).purpose(Purpose::Existing),
+        (Some(_), _) | (None, Err(_)) => None,
     };
     if let Some(opened) = opened {
         return Ok(Some(Found { path, source: Source::Directory(opened), directory: located, resolve }));
@@ -191,19 +205,8 @@ async fn look(session: &mut LoggedIn, name: &[u8]) -> Result<Option<Found>, Comm
     Ok(Some(Found { path, source: Source::Entries(vec![DirectoryEntry { name, attributes }]), directory, resolve }))
 }
 
-async fn open_directory(session: &mut LoggedIn, path: &BackendPath) -> Result<Directory, CommandError> {
-    session.backend.repeatable(|sftp| async move { sftp.open_directory(path).await }).await.map_err(|error| match error
-    {
-        // OPENDIR of something that is there and a directory fails for want of permission, whatever it says.
-        crate::session::backend::BackendError::Sftp(SftpError::Status { .. }) => {
-            CommandError::WrongKind(Purpose::Existing, "The directory cannot be read")
-        }
-        other => CommandError::Backend(Purpose::Existing, other),
-    })
-}
-
 async fn resolver(session: &mut LoggedIn) -> Result<ResolveLink, CommandError> {
-    let sftp = session.backend.names().await.purpose(Purpose::Existing)?;
+    let sftp = session.backend.sftp().await.purpose(Purpose::Existing)?;
     let root = Arc::clone(&session.root);
     Ok(Arc::new(move |path| {
         let (sftp, root) = (sftp.clone(), Arc::clone(&root));

@@ -5,6 +5,7 @@ pub mod access;
 pub mod admit;
 pub mod failure;
 pub mod file;
+mod flight;
 pub mod information;
 pub mod listing;
 pub mod navigation;

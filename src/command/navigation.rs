@@ -1,12 +1,12 @@
 //! PWD, CWD and CDUP (RFC 959 §4.1), on a working directory that is kept here and not on the backend.
 
 use crate::ftp::path::{VirtualPath, quoted};
-use crate::identity::root::Follow;
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
 use crate::sftp::FileKind;
 
 use super::failure::{CommandError, For, Purpose};
+use super::file::look_up;
 use super::{Argument, Step};
 
 pub(super) async fn pwd(
@@ -39,15 +39,7 @@ pub(super) async fn cdup(
 
 async fn change(session: &mut LoggedIn, path: VirtualPath) -> Result<Step, CommandError> {
     let located = session.root.locate(&path);
-    super::file::confine(session, &located, Follow::Last, Purpose::Directory).await?;
-    let attributes = session
-        .backend
-        .repeatable(|sftp| {
-            let located = located.clone();
-            async move { sftp.stat(&located).await }
-        })
-        .await
-        .purpose(Purpose::Directory)?;
+    let attributes = look_up(session, &located, Purpose::Directory).await?;
     // A server that tells no type is believed; the next command finds out.
     if attributes.kind().is_some_and(|kind| kind != FileKind::Directory) {
         return Err(CommandError::WrongKind(Purpose::Directory, "Not a directory"));

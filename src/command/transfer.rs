@@ -2,23 +2,26 @@
 //!
 //! Everything the backend can refuse is asked before 150; from there on `transfer` carries it out.
 
-use crate::config::{AsciiMode, UploadMode};
+use std::sync::Arc;
+
+use crate::config::AsciiMode;
 use crate::ftp::argument::{self, TransferType};
 use crate::ftp::reply::Reply;
 use crate::identity::root::Follow;
 use crate::session::backend::BackendError;
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
-use crate::sftp::{self, Attributes, BackendPath, File, FileKind, OpenFlags, SftpError};
-use crate::transfer::commit::{self, Landing};
+use crate::sftp::{self, Attributes, BackendPath, File, FileKind, OpenFlags, SftpError, StatusCode};
+use crate::transfer::commit;
 use crate::transfer::download::Download;
 use crate::transfer::endpoint::{DataEndpoint, Direction};
+use crate::transfer::landing::{Landing, Manner, Temporary, create_in_place, open_to_continue};
 use crate::transfer::outcome::{Transfer, TransferKind};
 use crate::transfer::upload::Upload;
 
 use super::failure::{CommandError, For, Purpose, is_missing, permit};
-use super::file::{locate, stat};
-use super::{Argument, Step};
+use super::file::{confine, kept_part, place, refuse_outside, stat, writes_beside};
+use super::{Argument, Step, flight};
 
 /// Mode of a new file before the umask.
 const FILE_MODE: u32 = 0o666;
@@ -61,18 +64,14 @@ pub(super) async fn retr(
 ) -> Result<Step, CommandError> {
     let offset = session.pending.take_restart();
     let name = argument.required()?;
-    let (path, located) = locate(session, name, Follow::Last, Purpose::Existing).await?;
-    let attributes = stat(session, &located).await.purpose(Purpose::Existing)?;
-    // OPEN of a directory succeeds on OpenSSH, and OPEN of a FIFO hangs it.
-    if attributes.kind().is_some_and(|kind| kind != FileKind::Regular) {
-        return Err(CommandError::WrongKind(Purpose::Existing, "Not a plain file"));
-    }
+    let (path, located) = place(session, name, Purpose::Existing)?;
+    let (attributes, opened) = open_for_reading(session, &located).await?;
     let ascii = converts(session);
     // Under TYPE A the marker counts octets as they are sent, of which there may be more than are stored.
     if !ascii && attributes.size.is_some_and(|size| offset > size) {
         return Err(CommandError::Restart("REST is beyond the end of the file"));
     }
-    let file = open_for_reading(session, &located).await.purpose(Purpose::Existing)?;
+    let file = opened.purpose(Purpose::Existing)?;
     let opening = opening(session, name, attributes.size.filter(|_| !ascii));
     let endpoint = take_endpoint(session, Direction::ToClient)?;
     let download = Download {
@@ -90,13 +89,40 @@ pub(super) async fn retr(
     Ok(Step::Transfer { opening, transfer })
 }
 
-async fn open_for_reading(session: &mut LoggedIn, path: &BackendPath) -> Result<File, BackendError> {
-    let flags = OpenFlags { read: true, ..OpenFlags::default() };
-    let bulk = session.backend.bulk().await?;
-    match bulk.open(path, flags, None).await {
-        Err(SftpError::Lost(_)) => Ok(session.backend.bulk().await?.open(path, flags, None).await?),
-        other => Ok(other?),
+/// The check of the path, STAT and OPEN in one flight.
+async fn open_for_reading(
+    session: &mut LoggedIn,
+    path: &BackendPath,
+) -> Result<(Attributes, Result<File, SftpError>), CommandError> {
+    let root = Arc::clone(&session.root);
+    let flight = |sftp: sftp::Session| {
+        let root = Arc::clone(&root);
+        async move {
+            let looked = async { tokio::join!(root.check(&sftp, path, Follow::Last), sftp.stat(path)) };
+            let flags = OpenFlags { read: true, ..OpenFlags::default() };
+            let opening = sftp.open(path, flags, None);
+            // OPEN of a directory succeeds on OpenSSH, and OPEN of a FIFO hangs it.
+            let is_plain = |looked: &(_, Result<Attributes, SftpError>)| looked.1.as_ref().is_ok_and(may_be_plain);
+            let ((checked, attributes), opened) = flight::beside(looked, opening, is_plain).await;
+            let opened = opened.map(flight::answered).transpose()?;
+            Ok((flight::inside(checked)?, flight::answered(attributes)?, opened))
+        }
+    };
+    let (inside, attributes, opened) = session.backend.repeatable(flight).await.purpose(Purpose::Existing)?;
+    refuse_outside(inside, Purpose::Existing)?;
+    let attributes = attributes.purpose(Purpose::Existing)?;
+    match opened.filter(|_| may_be_plain(&attributes)) {
+        Some(opened) => Ok((attributes, opened)),
+        None => {
+            session.backend.give_up_opening(path, &attributes).await;
+            Err(CommandError::WrongKind(Purpose::Existing, "Not a plain file"))
+        }
     }
+}
+
+/// A server that tells no kinds is believed; the first READ finds out.
+fn may_be_plain(attributes: &Attributes) -> bool {
+    attributes.kind().is_none_or(|kind| kind == FileKind::Regular)
 }
 
 pub(super) async fn stor(
@@ -145,18 +171,20 @@ async fn store(
     if matches!(start, Start::At(_)) && converts(session) {
         return Err(CommandError::Restart("REST and STOR do not go together in ASCII mode, use TYPE I"));
     }
-    let (path, located) = locate(session, name, Follow::Last, Purpose::Store).await?;
+    let (path, located) = place(session, name, Purpose::Store)?;
     if path.is_root() {
         return Err(CommandError::WrongKind(Purpose::Store, "Is a directory"));
     }
-    let opened = match open_for_writing(session, located.clone(), start).await {
+    let manner = manner(session);
+    let opened = match open_for_writing(session, &located, start, &manner).await {
         // Nothing has begun yet: once over a new connection. What was to be opened may be there by now.
         Err(CommandError::Backend(_, BackendError::Sftp(SftpError::Lost(_)))) => {
-            open_for_writing(session, located, start).await
+            open_for_writing(session, &located, start, &manner).await
         }
         other => other,
     };
     let Opened { sftp, file, landing, offset } = opened?;
+    session.note_upload_to(landing.path().parent());
     let opening = opening(session, name, None);
     let endpoint = take_endpoint(session, Direction::FromClient)?;
     let upload = Upload {
@@ -169,45 +197,20 @@ async fn store(
         window: services.limits.transfer_window,
         idle: services.timeouts.data_idle,
         strict_end: session.policy().upload_eof_strict,
-        fsync: session.policy().fsync,
     };
     let transfer = Transfer::new(TransferKind::Upload, path.as_bytes(), |stop, progress| upload.run(stop, progress));
     Ok(Step::Transfer { opening, transfer })
 }
 
-/// What an upload will replace or continue: the file itself where the name is a symbolic link, and what it is now.
-async fn target(
-    session: &mut LoggedIn,
-    located: BackendPath,
-) -> Result<(BackendPath, Option<Attributes>), CommandError> {
-    let attributes = match super::file::lstat(session, &located).await {
-        Ok(attributes) => attributes,
-        Err(error) if is_missing(&error) => return Ok((located, None)),
-        Err(error) => return Err(error).purpose(Purpose::Store),
-    };
-    let (target, attributes) = match attributes.kind() {
-        Some(FileKind::Symlink) => {
-            // The rename at the end would replace the link; what it points to is what clients mean.
-            let real = session
-                .backend
-                .repeatable(|sftp| {
-                    let located = &located;
-                    async move { sftp.real_path(located.as_bytes()).await }
-                })
-                .await
-                .purpose(Purpose::Store)?;
-            match stat(session, &real).await {
-                Ok(attributes) => (real, attributes),
-                Err(error) if is_missing(&error) => return Ok((real, None)),
-                Err(error) => return Err(error).purpose(Purpose::Store),
-            }
-        }
-        _ => (located, attributes),
-    };
-    match attributes.kind() {
-        None | Some(FileKind::Regular) => Ok((target, Some(attributes))),
-        Some(FileKind::Directory) => Err(CommandError::WrongKind(Purpose::Store, "Is a directory")),
-        Some(_) => Err(CommandError::WrongKind(Purpose::Store, "Not a plain file")),
+fn manner(session: &LoggedIn) -> Manner {
+    let policy = session.policy();
+    Manner {
+        mode: FILE_MODE & !policy.umask,
+        replace: session.user.permissions.overwrite,
+        fsync: policy.fsync,
+        keep: policy.keep_broken_uploads,
+        quirks: session.backend.quirks(),
+        left_behinds: session.backend.left_behinds().clone(),
     }
 }
 
@@ -218,49 +221,259 @@ struct Opened {
     offset: u64,
 }
 
-async fn open_for_writing(session: &mut LoggedIn, located: BackendPath, start: Start) -> Result<Opened, CommandError> {
-    let (target, existing) = target(session, located).await?;
-    if existing.is_some() {
-        permit(
-            session.user.permissions,
-            |permissions| permissions.overwrite,
-            Purpose::Store,
-            "You may not replace files",
-        )?;
+/// What an upload finds when it looks around.
+struct Seen {
+    inside: Result<bool, SftpError>,
+    /// LSTAT of the name.
+    name: Result<Attributes, SftpError>,
+    /// LSTAT of the part of a broken upload beside it, where those are kept.
+    part: Option<Attributes>,
+}
+
+async fn open_for_writing(
+    session: &mut LoggedIn,
+    located: &BackendPath,
+    start: Start,
+    manner: &Manner,
+) -> Result<Opened, CommandError> {
+    // SECURITY: nothing is made in a directory that was never seen to be inside the user's root.
+    if !session.root.knows_directory_of(located) {
+        confine(session, located, Follow::Parent, Purpose::Store).await?;
     }
-    let sftp = session.backend.bulk().await.purpose(Purpose::Store)?;
-    let policy = session.policy();
-    let mode = FILE_MODE & !policy.umask;
-    let size = existing.as_ref().map(|attributes| attributes.size.unwrap_or(0));
-    let mut left_behind = Vec::new();
-    let opened = match (start, size) {
-        (Start::At(offset), None) if offset > 0 => {
-            return Err(CommandError::Restart("There is no file to continue"));
+    let sftp = session.backend.sftp().await.purpose(Purpose::Store)?;
+    match start {
+        Start::Fresh | Start::At(0) => open_fresh(session, &sftp, located, manner).await,
+        Start::End | Start::At(_) => open_further(session, &sftp, located, start, manner).await,
+    }
+}
+
+/// A new content: what stands under the name is looked at while the file is being opened.
+async fn open_fresh(
+    session: &mut LoggedIn,
+    sftp: &sftp::Session,
+    located: &BackendPath,
+    manner: &Manner,
+) -> Result<Opened, CommandError> {
+    if !writes_beside(session) {
+        return open_directly(session, sftp, located, manner).await;
+    }
+    let (seen, created) = tokio::join!(look_around(session, sftp, located), Temporary::create(sftp, located, manner));
+    let seen = seen?;
+    let (temporary, target, existing) = match found(session, seen.inside, seen.name) {
+        Ok(Found::Plain(existing)) => (created, located.clone(), existing),
+        Ok(Found::Link) => {
+            if let Ok(temporary) = created {
+                temporary.discard(sftp).await.purpose(Purpose::Store)?;
+            }
+            // The rename at the end would replace the link; what it points to is what clients mean.
+            let (target, existing) = behind_link(session, located).await?;
+            (Temporary::create(sftp, &target, manner).await, target, existing)
         }
+        Err(error) => {
+            if let Ok(temporary) = created {
+                // What cannot be removed now is remembered.
+                let _ = temporary.discard(sftp).await;
+            }
+            return Err(error);
+        }
+    };
+    let temporary = match temporary {
+        Ok(temporary) => temporary,
+        Err(error) => return Err(why_not_opened(sftp, &target, error, true).await),
+    };
+    let (file, landing) = Landing::atomic(temporary, target, existing.as_ref(), seen.part.is_some(), manner.clone());
+    Ok(Opened { sftp: sftp.clone(), file, landing, offset: 0 })
+}
+
+/// To the final name from the first byte on.
+async fn open_directly(
+    session: &mut LoggedIn,
+    sftp: &sftp::Session,
+    located: &BackendPath,
+    manner: &Manner,
+) -> Result<Opened, CommandError> {
+    let may_replace = session.user.permissions.overwrite;
+    let looked = look_around(session, sftp, located);
+    // One of the two finds what it wants: a link that leads nowhere, perhaps out of the root, is never followed to make
+    // a file.
+    let opening = async {
+        let existing = async { if may_replace { Some(open_to_continue(sftp, located).await) } else { None } };
+        tokio::join!(existing, create_in_place(sftp, located, manner))
+    };
+    let is_openable = |seen: &Result<Seen, CommandError>| match seen {
+        Ok(Seen { name: Ok(attributes), .. }) => {
+            may_be_plain(attributes) || attributes.kind() == Some(FileKind::Symlink)
+        }
+        Ok(_) | Err(_) => true,
+    };
+    let (seen, opened) = flight::beside(looked, opening, is_openable).await;
+    let seen = seen?;
+    let attributes = seen.name.clone().unwrap_or_default();
+    let found = found(session, seen.inside, seen.name);
+    let Some((existing, created)) = opened else {
+        session.backend.give_up_opening(located, &attributes).await;
+        return Err(found.err().unwrap_or(CommandError::WrongKind(Purpose::Store, "Not a plain file")));
+    };
+    let found = match found {
+        Ok(found) => found,
+        Err(refused) => {
+            if let Ok(file) = created {
+                drop(file);
+                let _ = sftp.remove(located).await;
+            }
+            return Err(refused);
+        }
+    };
+    let mut target = located.clone();
+    let (file, created) = match (existing, created) {
+        (Some(Ok(file)), created) => (file, created.is_ok()),
+        (_, Ok(file)) => (file, true),
+        (Some(Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. })), Err(refused)) => {
+            // A link that leads nowhere yet: what it points to is made.
+            let Found::Link = found else { return Err(why_not_opened(sftp, located, refused, false).await) };
+            (target, _) = behind_link(session, located).await?;
+            match create_in_place(sftp, &target, manner).await {
+                Ok(file) => (file, true),
+                Err(error) => return Err(why_not_opened(sftp, &target, error, false).await),
+            }
+        }
+        // What cannot be made because it is there says nothing; why it could not be opened does.
+        (Some(Err(error)), Err(_)) | (None, Err(error)) => {
+            if let Found::Link = found {
+                behind_link(session, located).await?;
+            }
+            return Err(why_not_opened(sftp, located, error, false).await);
+        }
+    };
+    let landing = Landing::direct(target, created, manner.clone());
+    Ok(Opened { sftp: sftp.clone(), file, landing, offset: 0 })
+}
+
+/// APPE, and STOR after REST.
+async fn open_further(
+    session: &mut LoggedIn,
+    sftp: &sftp::Session,
+    located: &BackendPath,
+    start: Start,
+    manner: &Manner,
+) -> Result<Opened, CommandError> {
+    let seen = look_around(session, sftp, located).await?;
+    let (target, existing) = match found(session, seen.inside, seen.name)? {
+        Found::Plain(existing) => (located.clone(), existing),
+        Found::Link => behind_link(session, located).await?,
+    };
+    if let Some((path, part)) = kept_part(session, located).zip(seen.part) {
+        let size = part.size.unwrap_or(0);
+        let base = match start {
+            Start::At(offset) if offset > size => {
+                return Err(CommandError::Restart("REST is beyond the end of what was kept of the upload"));
+            }
+            Start::At(offset) => offset,
+            Start::End | Start::Fresh => size,
+        };
+        let claimed = Temporary::claim(sftp, &path, base, &target, manner).await.purpose(Purpose::Store)?;
+        let (file, landing) = Landing::resumed(claimed, target, existing.as_ref(), base, manner.clone());
+        return Ok(Opened { sftp: sftp.clone(), file, landing, offset: base });
+    }
+    let size = match (start, existing.as_ref().map(|attributes| attributes.size.unwrap_or(0))) {
+        (Start::At(_), None) => return Err(CommandError::Restart("There is no file to continue")),
         (Start::At(offset), Some(size)) if offset > size => {
             return Err(CommandError::Restart("REST is beyond the end of the file"));
         }
-        (Start::At(offset), Some(size)) => {
-            Landing::continuing(&sftp, target.clone(), size).await.map(|opened| (opened, offset))
-        }
-        (Start::End, Some(size)) => Landing::continuing(&sftp, target.clone(), size).await.map(|opened| (opened, size)),
-        (Start::Fresh | Start::End | Start::At(_), _) => match policy.upload {
-            UploadMode::Atomic => {
-                let replace = session.user.permissions.overwrite;
-                let opened =
-                    Landing::atomic(&sftp, target.clone(), existing.as_ref(), mode, replace, &mut left_behind).await;
-                opened.map(|opened| (opened, 0))
-            }
-            UploadMode::Direct => {
-                Landing::direct(&sftp, target.clone(), existing.as_ref(), mode).await.map(|opened| (opened, 0))
-            }
-        },
+        (_, Some(size)) => size,
+        // APPE makes a file where there is none.
+        (_, None) => return open_fresh(session, sftp, located, manner).await,
     };
-    session.backend.leave_behind(left_behind);
-    match opened {
-        Ok(((file, landing), offset)) => Ok(Opened { sftp, file, landing, offset }),
-        Err(error) if commit::is_storage_full(&sftp, &target, &error).await => Err(CommandError::StorageFull(error)),
-        Err(error) => Err(error).purpose(Purpose::Store),
+    if manner.quirks.no_append {
+        return Err(CommandError::Refused(502, "The file server cannot continue a file"));
+    }
+    let offset = if let Start::At(offset) = start { offset } else { size };
+    let file = match open_to_continue(sftp, &target).await {
+        Ok(file) => file,
+        Err(error) => return Err(why_not_opened(sftp, &target, error, false).await),
+    };
+    let landing = Landing::continuing(target, size, manner.clone());
+    Ok(Opened { sftp: sftp.clone(), file, landing, offset })
+}
+
+async fn look_around(session: &LoggedIn, sftp: &sftp::Session, located: &BackendPath) -> Result<Seen, CommandError> {
+    let part = kept_part(session, located);
+    let look_at_part = async {
+        match &part {
+            Some(part) => sftp.lstat(part).await.ok().filter(|found| found.kind() == Some(FileKind::Regular)),
+            None => None,
+        }
+    };
+    let (checked, name, part) =
+        tokio::join!(session.root.check(sftp, located, Follow::Last), sftp.lstat(located), look_at_part);
+    let inside = flight::inside(checked).purpose(Purpose::Store)?;
+    let name = flight::answered(name).purpose(Purpose::Store)?;
+    Ok(Seen { inside, name, part })
+}
+
+/// What stands under the name of an upload.
+enum Found {
+    /// Nothing, or a file that may be replaced.
+    Plain(Option<Attributes>),
+    /// A symbolic link that does not lead out of the root.
+    Link,
+}
+
+fn found(
+    session: &LoggedIn,
+    inside: Result<bool, SftpError>,
+    name: Result<Attributes, SftpError>,
+) -> Result<Found, CommandError> {
+    refuse_outside(inside, Purpose::Store)?;
+    let attributes = match name {
+        Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => return Ok(Found::Plain(None)),
+        other => other.purpose(Purpose::Store)?,
+    };
+    let found = match attributes.kind() {
+        None | Some(FileKind::Regular) => Found::Plain(Some(attributes)),
+        Some(FileKind::Symlink) => return Ok(Found::Link),
+        Some(FileKind::Directory) => return Err(CommandError::WrongKind(Purpose::Store, "Is a directory")),
+        Some(_) => return Err(CommandError::WrongKind(Purpose::Store, "Not a plain file")),
+    };
+    may_replace(session)?;
+    Ok(found)
+}
+
+fn may_replace(session: &LoggedIn) -> Result<(), CommandError> {
+    permit(session.user.permissions, |permissions| permissions.overwrite, Purpose::Store, "You may not replace files")
+}
+
+/// What a symbolic link leads to, and what it is now.
+async fn behind_link(
+    session: &mut LoggedIn,
+    located: &BackendPath,
+) -> Result<(BackendPath, Option<Attributes>), CommandError> {
+    let real = session
+        .backend
+        .repeatable(|sftp| async move { sftp.real_path(located.as_bytes()).await })
+        .await
+        .purpose(Purpose::Store)?;
+    let attributes = match stat(session, &real).await {
+        Ok(attributes) => attributes,
+        Err(error) if is_missing(&error) => return Ok((real, None)),
+        Err(error) => return Err(error).purpose(Purpose::Store),
+    };
+    match attributes.kind() {
+        Some(FileKind::Directory) => return Err(CommandError::WrongKind(Purpose::Store, "Is a directory")),
+        None | Some(FileKind::Regular) => {}
+        Some(_) => return Err(CommandError::WrongKind(Purpose::Store, "Not a plain file")),
+    }
+    may_replace(session)?;
+    Ok((real, Some(attributes)))
+}
+
+async fn why_not_opened(sftp: &sftp::Session, target: &BackendPath, error: SftpError, beside: bool) -> CommandError {
+    if commit::is_storage_full(sftp, target, &error).await {
+        return CommandError::StorageFull(error);
+    }
+    match error {
+        SftpError::Status { code: StatusCode::PERMISSION_DENIED, .. } if beside => CommandError::NewNameRefused(error),
+        error => CommandError::Backend(Purpose::Store, error.into()),
     }
 }
 

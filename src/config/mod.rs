@@ -140,6 +140,23 @@ pub struct Backend {
     pub connect_timeout: Duration,
     /// One SFTP request that is not data.
     pub request_timeout: Duration,
+    /// What the server cannot do, or does wrong.
+    pub quirks: Quirks,
+}
+
+/// `quirks`: what an SFTP server cannot do although every server should.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quirks {
+    /// It renames nothing: uploads are written to their final name.
+    pub no_rename: bool,
+    /// It refuses to change attributes: modes are not kept, and nothing can be cut to a length.
+    pub no_setstat: bool,
+    /// It offers fsync@openssh.com, and it fails.
+    pub no_fsync: bool,
+    /// A file may be gone as soon as it is closed, or its length is not told: CLOSE is the last word.
+    pub no_stat_after_close: bool,
+    /// It opens no file that exists for writing at an offset: APPE and REST with STOR are refused.
+    pub no_append: bool,
 }
 
 /// A host name or address literal (without brackets) and a port.
@@ -231,6 +248,8 @@ pub struct Policy {
     pub data_peer_check: bool,
     /// How uploads reach their name.
     pub upload: UploadMode,
+    /// A broken upload is kept as `NAME.part`, to be resumed.
+    pub keep_broken_uploads: bool,
     /// No 226 without the client's close_notify.
     pub upload_eof_strict: bool,
     /// fsync@openssh.com before the rename, where the backend has it.

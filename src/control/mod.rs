@@ -134,7 +134,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         let _ = timeout(CLOSING_PATIENCE, self.stream.shutdown()).await;
         if let Stage::LoggedIn(state) = self.session.stage {
             // Boxed for the same reason as commands: it may hold a whole login.
-            Box::pin(state.backend.close()).await;
+            Box::pin(state.close(&self.services.sweeper)).await;
         }
     }
 
@@ -370,7 +370,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             }
             meter.progress(progress.bytes(), 0);
         };
-        self.remember_left_behind(&mut outcome);
+        self.settle(&mut outcome).await;
         let backend = self.session.logged_in().map(|state| state.backend.name().to_owned()).unwrap_or_default();
         self.recorder.transfer_ended(meter, &backend, kind, &subject, &outcome);
         let reply = match &outcome.result {
@@ -417,10 +417,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         }
     }
 
-    fn remember_left_behind(&mut self, outcome: &mut Outcome) {
-        let left_behind = std::mem::take(&mut outcome.left_behind);
-        if let Some(state) = self.session.logged_in().filter(|_| !left_behind.is_empty()) {
-            state.backend.leave_behind(left_behind);
+    /// F-4: a backend that is lost between the last byte and its last answer has perhaps stored the file.
+    async fn settle(&mut self, outcome: &mut Outcome) {
+        if let Some(unsettled) = outcome.unsettled.take()
+            && let Some(state) = self.session.logged_in()
+            // Boxed, so that a session that waits holds no room for the state of a login.
+            && Box::pin(state.backend.settle(unsettled)).await
+        {
+            outcome.result = Ok(());
         }
     }
 

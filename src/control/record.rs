@@ -68,7 +68,7 @@ impl Recorder {
     /// A failure whose cause an operator may want to know.
     pub(super) fn failure(&self, row: &CommandSpec, error: &CommandError) {
         match error {
-            CommandError::Backend(..) | CommandError::StorageFull(_) => {
+            CommandError::Backend(..) | CommandError::StorageFull(_) | CommandError::NewNameRefused(_) => {
                 warn!(ftp.command = row.verb, exception.message = %error, "command failed on the backend");
             }
             CommandError::Login(_) => {}

@@ -1,5 +1,8 @@
 //! A user's root: the only way from the paths a client sees to the paths the SFTP server sees.
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
 use tokio::sync::OnceCell;
 
 use crate::config::{Symlinks, User};
@@ -14,6 +17,9 @@ pub enum Follow {
     /// It acts on the name itself (DELE, RNFR …): only the directory must be inside.
     Parent,
 }
+
+/// Directories remembered as inside; clients work in few at a time.
+const MAX_KNOWN: usize = 16;
 
 /// Why a path may not be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -35,6 +41,8 @@ pub struct Root {
     confined: bool,
     /// What the prefix really is; asked once.
     real: OnceCell<BackendPath>,
+    /// Directories that were found inside, the latest last.
+    known: Mutex<VecDeque<BackendPath>>,
 }
 
 impl Root {
@@ -45,7 +53,7 @@ impl Root {
             prefix.pop();
         }
         let confined = user.policy.symlinks == Symlinks::Inside && !prefix.is_empty();
-        Self { prefix, confined, real: OnceCell::new() }
+        Self { prefix, confined, real: OnceCell::new(), known: Mutex::default() }
     }
 
     /// Where a path is on the backend.
@@ -77,18 +85,43 @@ impl Root {
         if !self.confined || path.as_bytes() == self.prefix {
             return Ok(());
         }
-        let real_root = self.real.get_or_try_init(|| sftp.real_path(&self.prefix)).await?;
-        let real = match follow {
-            Follow::Parent => sftp.real_path(path.parent().as_bytes()).await?,
-            Follow::Last => match sftp.real_path(path.as_bytes()).await {
-                // What does not exist cannot lead anywhere; its directory can.
-                Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => {
-                    sftp.real_path(path.parent().as_bytes()).await?
-                }
-                other => other?,
-            },
+        let parent = path.parent();
+        let asked = match follow {
+            Follow::Parent => &parent,
+            Follow::Last => path,
         };
-        strip(real.as_bytes(), real_root.as_bytes()).map(|_| ()).ok_or(RootError::Outside)
+        // In one flight; what the prefix is, is asked only once.
+        let root = self.real.get_or_try_init(|| sftp.real_path(&self.prefix));
+        let (root, real) = tokio::join!(root, sftp.real_path(asked.as_bytes()));
+        let real = match real {
+            // What does not exist cannot lead anywhere; its directory can.
+            Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) if follow == Follow::Last => {
+                sftp.real_path(parent.as_bytes()).await?
+            }
+            other => other?,
+        };
+        strip(real.as_bytes(), root?.as_bytes()).ok_or(RootError::Outside)?;
+        // What was asked for is inside; of the directory of a link that leads inside, nothing is known.
+        self.learn(asked.clone());
+        Ok(())
+    }
+
+    /// Has the directory of this path been found inside before? Then something new may be made there while the check is
+    /// still under way, to be undone if it says no: in between, the backend would have had to change.
+    pub fn knows_directory_of(&self, path: &BackendPath) -> bool {
+        let parent = path.parent();
+        !self.confined
+            || parent.as_bytes() == self.prefix
+            || self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&parent)
+    }
+
+    fn learn(&self, directory: BackendPath) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|other| *other != directory);
+        if known.len() == MAX_KNOWN {
+            known.pop_front();
+        }
+        known.push_back(directory);
     }
 }
 

@@ -8,7 +8,9 @@ use crate::ftp::path::VirtualPath;
 use crate::identity::permissions;
 use crate::identity::root::Root;
 use crate::identity::session_slots::UserSlot;
+use crate::sftp::BackendPath;
 use crate::transfer::endpoint::DataEndpoint;
+use crate::transfer::sweep::Sweeper;
 
 use super::Front;
 use super::backend::BackendLink;
@@ -34,13 +36,36 @@ pub struct LoggedIn {
     pub parameters: Parameters,
     /// RNFR and REST.
     pub pending: Pending,
+    /// Directories it uploaded to: they are swept when it ends.
+    pub uploaded_to: Vec<BackendPath>,
     /// PASV or EPSV was given.
     pub endpoint: Option<DataEndpoint>,
     /// Its place among the sessions of its user.
     pub slot: UserSlot,
 }
 
+/// Directories remembered for the sweep at the end.
+const MAX_UPLOADED_TO: usize = 16;
+
 impl LoggedIn {
+    /// An upload went to this directory.
+    pub fn note_upload_to(&mut self, directory: BackendPath) {
+        if self.uploaded_to.len() < MAX_UPLOADED_TO && !self.uploaded_to.contains(&directory) {
+            self.uploaded_to.push(directory);
+        }
+    }
+
+    /// Ends the session on the backend, after what a killed gateway left in its directories was seen to.
+    pub async fn close(self, sweeper: &Sweeper) {
+        let Self { backend, name, uploaded_to, slot, .. } = self;
+        // The client may come back at once.
+        drop(slot);
+        // One path is another place to another user.
+        let whose = format!("{}\0{name}", backend.name());
+        let due = uploaded_to.into_iter().filter(|directory| sweeper.is_due(&whose, directory)).collect();
+        backend.close(due).await;
+    }
+
     /// The policy in force for this user.
     pub fn policy(&self) -> &Policy {
         &self.user.policy

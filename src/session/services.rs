@@ -9,6 +9,7 @@ use crate::identity::account::Accounts;
 use crate::ssh::{PrivateKey, Target};
 use crate::tls::ServerTls;
 use crate::transfer::passive::PassivePorts;
+use crate::transfer::sweep::Sweeper;
 
 /// Shared by all sessions of the process.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Services {
     pub passive_address: PassiveAddress,
     /// Sessions counted in all, by address and by user.
     pub slots: SessionSlots,
+    /// Which directories were swept of files that a killed gateway left.
+    pub sweeper: Sweeper,
     /// Bounds.
     pub limits: Limits,
     /// Deadlines.

@@ -26,6 +26,11 @@ impl File {
         &self.session
     }
 
+    /// CLOSE is on its way: nothing else will close it.
+    pub(super) fn given_back(&mut self) {
+        self.open = false;
+    }
+
     /// The server's name for it: bytes without meaning here.
     pub(super) fn handle(&self) -> &Bytes {
         &self.handle

@@ -8,7 +8,7 @@
 //! | `requests`, `tasks` | requests on their way, matched with replies by id; a reader and a writer task |
 //! | [`session`] | one request, one method |
 //! | [`file`](mod@file), [`directory`] | what is open; closed on every path |
-//! | [`read`], [`write`](mod@write) | whole files, many requests at a time |
+//! | [`read`], [`write`](mod@write), [`seal`] | whole files, many requests at a time, and their end in one flight |
 //!
 //! Any future here may be dropped: a reply that comes late is dropped too, and what it opened is closed.
 
@@ -17,6 +17,7 @@ pub mod file;
 pub mod path;
 pub mod read;
 mod requests;
+pub mod seal;
 pub mod session;
 pub mod stream;
 mod tasks;
@@ -28,6 +29,7 @@ pub use directory::{Directory, DirectoryEntry};
 pub use file::File;
 pub use path::BackendPath;
 pub use read::ReadStream;
+pub use seal::{Acknowledgement, Ending, Sealed};
 pub use session::Session;
 pub use stream::{PacketSink, PacketSource, SinkClosed, StreamSink, StreamSource};
 pub use wire::attributes::{Attributes, FileKind};

@@ -21,7 +21,7 @@ pub(super) const STALL: Duration = Duration::from_secs(60);
 /// Packets waiting for the writer; beyond it the one who asks waits.
 pub(super) const QUEUE: usize = 32;
 
-/// Abandoned opens a server may leave unanswered; one that leaves more does not work.
+/// Requests that nobody waits for any more and a server may leave unanswered; one that leaves more does not work.
 const MAX_ABANDONED: usize = 256;
 
 /// The pending map gives its memory back when it is empty and was larger than this.
@@ -61,6 +61,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Tells the writer that `State::closing` has something.
     pub(super) closing: Notify,
+    /// Tells whoever waits in [`Requests::settled`] that an answer came that nobody wanted any more.
+    unwanted: Notify,
     pub(super) gone: CancellationToken,
 }
 
@@ -82,16 +84,13 @@ struct State {
 /// Who waits for a reply.
 #[derive(Debug)]
 enum Waiter {
-    One {
-        opens: bool,
-        reply: oneshot::Sender<Result<Reply, SftpError>>,
-    },
+    One(oneshot::Sender<Result<Reply, SftpError>>),
     /// The channel has room for an answer to each of its requests.
     Stream {
         key: u64,
         replies: mpsc::Sender<Answer>,
     },
-    /// Nobody, but what it opened must be closed.
+    /// Nobody, but the server still owes it, and what it opened must be closed.
     Abandoned,
 }
 
@@ -102,6 +101,7 @@ impl Requests {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::default()),
             closing: Notify::new(),
+            unwanted: Notify::new(),
             gone: CancellationToken::new(),
         });
         (Self { queue, shared: Arc::clone(&shared) }, Work { outgoing, shared })
@@ -147,6 +147,24 @@ impl Requests {
         }
     }
 
+    /// Does the server owe answers that nobody waits for?
+    pub(super) fn owes_answers(&self) -> bool {
+        self.shared.lock().owes_answers()
+    }
+
+    /// Waits until it owes none, or is gone.
+    pub(super) async fn settled(&self) {
+        loop {
+            let mut answered = std::pin::pin!(self.shared.unwanted.notified());
+            // An answer that comes between the look and the wait counts.
+            answered.as_mut().enable();
+            if !self.owes_answers() {
+                return;
+            }
+            answered.await;
+        }
+    }
+
     pub(super) fn is_lost(&self) -> bool {
         self.shared.gone.is_cancelled()
     }
@@ -171,11 +189,10 @@ pub(super) struct Turn<'a> {
 impl Turn<'_> {
     /// Sends a request that has one reply.
     pub(super) fn send(self, request: Request) -> Result<Pending, SftpError> {
-        let opens = matches!(request, Request::Open { .. } | Request::Opendir { .. });
         let (reply_sender, reply) = oneshot::channel();
         let (written_sender, written) = oneshot::channel();
         let shared = Arc::clone(self.shared);
-        let waiter = Waiter::One { opens, reply: reply_sender };
+        let waiter = Waiter::One(reply_sender);
         let id = self.enqueue(waiter, Some(written_sender), |id| Packet::Request { id, request }.encode())?;
         Ok(Pending { id, shared, written: Some(written), written_at: None, reply: Some(reply) })
     }
@@ -235,10 +252,14 @@ impl Pending {
             self.written_at = written.await.ok();
             self.written = None;
         }
+        self.reply_by(self.written_at.unwrap_or_else(Instant::now) + time).await
+    }
+
+    /// Waits for the reply until `deadline`. Cancel-safe.
+    pub(super) async fn reply_by(&mut self, deadline: Instant) -> Result<Reply, SftpError> {
         let Some(reply) = &mut self.reply else {
             return Err(SftpError::Protocol("the reply was already taken".to_owned()));
         };
-        let deadline = self.written_at.unwrap_or_else(Instant::now) + time;
         let answer = timeout_at(deadline, reply).await.map_err(|_| SftpError::TimedOut)?;
         self.reply = None;
         answer.unwrap_or_else(|_| Err(self.shared.loss()))
@@ -271,6 +292,15 @@ impl State {
         }
     }
 
+    /// One that somebody waits for is not counted: that one has a time limit of its own.
+    fn owes_answers(&self) -> bool {
+        self.pending.values().any(|waiter| match waiter {
+            Waiter::One(_) => false,
+            Waiter::Stream { replies, .. } => replies.is_closed(),
+            Waiter::Abandoned => true,
+        })
+    }
+
     fn longest_packet(&self) -> usize {
         self.longest_packet.unwrap_or(MAX_PACKET_SENT + LENGTH_FIELD)
     }
@@ -295,11 +325,16 @@ impl Shared {
             waiter
         };
         let unwanted = match waiter {
-            Some(Waiter::One { reply: sender, .. }) => sender.send(reply).err(),
-            Some(Waiter::Abandoned) => Some(reply),
+            Some(Waiter::One(sender)) => sender.send(reply).err(),
+            Some(Waiter::Abandoned) => {
+                self.unwanted.notify_waiters();
+                Some(reply)
+            }
             Some(Waiter::Stream { key, replies }) => {
                 // Fails only if the stream was dropped: there is room for all its answers.
-                let _ = replies.try_send(Answer { key, reply });
+                if replies.try_send(Answer { key, reply }).is_err() {
+                    self.unwanted.notify_waiters();
+                }
                 None
             }
             None => None,
@@ -316,18 +351,13 @@ impl Shared {
             let mut state = self.lock();
             match state.pending.get_mut(&id) {
                 None => return false,
-                Some(waiter @ Waiter::One { opens: true, .. }) => {
-                    *waiter = Waiter::Abandoned;
-                    state.abandoned += 1;
-                }
-                Some(_) => {
-                    state.pending.remove(&id);
-                }
+                Some(waiter) => *waiter = Waiter::Abandoned,
             }
+            state.abandoned += 1;
             state.abandoned > MAX_ABANDONED
         };
         if overdue {
-            self.lose("the server leaves requests to open unanswered");
+            self.lose("the server leaves requests unanswered");
         }
         true
     }
@@ -363,7 +393,7 @@ impl Shared {
         let error = self.loss();
         for waiter in waiters.into_values() {
             match waiter {
-                Waiter::One { reply, .. } => {
+                Waiter::One(reply) => {
                     let _ = reply.send(Err(error.clone()));
                 }
                 Waiter::Stream { key, replies } => {
@@ -373,6 +403,7 @@ impl Shared {
             }
         }
         self.gone.cancel();
+        self.unwanted.notify_waiters();
     }
 
     fn loss(&self) -> SftpError {

@@ -1,9 +1,10 @@
 //! One SFTP session (draft-ietf-secsh-filexfer-02): a method for each request that is not file data.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::SftpError;
@@ -47,12 +48,17 @@ struct Inner {
     requests: Requests,
     request_time: Duration,
     extensions: Extensions,
-    limits: Limits,
+    /// The draft's own hold until the server has told its own.
+    limits: OnceLock<Limits>,
+    /// The question for them: sent with the first request, looked at when they first matter. Tokio's mutex: whoever
+    /// comes second waits for the answer too.
+    asked: Mutex<Option<Pending>>,
 }
 
 impl Session {
-    /// Greets the server (INIT, VERSION) and asks for its limits where it offers that. `request_timeout` is the time a
-    /// server has to answer one request that is not file data, counted from the moment it is written.
+    /// Greets the server (INIT, VERSION) and asks for its limits where it offers that, without waiting for them.
+    /// `request_timeout` is the time a server has to answer one request that is not file data, counted from the moment
+    /// it is written.
     ///
     /// # Errors
     ///
@@ -67,20 +73,15 @@ impl Session {
         let extensions = timeout(request_timeout, greeting).await.map_err(|_| SftpError::TimedOut)??;
         let (requests, work) = Requests::new();
         tasks::spawn(source, sink, decoder, work);
-        let mut inner = Inner { requests, request_time: request_timeout, extensions, limits: Limits::default() };
-        if extensions.limits {
-            let mut pending = inner.requests.turn().await?.send(ExtendedRequest::Limits.into())?;
-            match pending.reply(request_timeout).await {
-                Ok(Reply::Extended(data)) => inner.limits = understood(Limits::decode(data))?,
-                // Offered and refused: the draft's own limits hold for every server.
-                Ok(_) | Err(SftpError::Protocol(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let longest = usize::try_from(inner.limits.packet_length).unwrap_or(usize::MAX);
-        let longest = longest.clamp(MIN_PACKET_LIMIT, MAX_PACKET_SENT);
-        inner.requests.limit_packets(longest + LENGTH_FIELD);
-        Ok(Self { inner: Arc::new(inner) })
+        let asked = match extensions.limits {
+            true => Some(requests.turn().await?.send(ExtendedRequest::Limits.into())?),
+            false => None,
+        };
+        let (limits, asked) = (OnceLock::new(), Mutex::new(asked));
+        let inner = Inner { requests, request_time: request_timeout, extensions, limits, asked };
+        let session = Self { inner: Arc::new(inner) };
+        session.obey(&Limits::default());
+        Ok(session)
     }
 
     /// What the server offers beyond version 3.
@@ -88,9 +89,41 @@ impl Session {
         &self.inner.extensions
     }
 
-    /// What the server takes at once.
-    pub fn limits(&self) -> &Limits {
-        &self.inner.limits
+    /// What the server takes at once: as it says, once it has said so, and else the draft's own limits, which hold for
+    /// every server. Cancel-safe.
+    pub async fn limits(&self) -> Limits {
+        if let Some(limits) = self.inner.limits.get() {
+            return *limits;
+        }
+        let mut asked = self.inner.asked.lock().await;
+        if let Some(pending) = asked.as_mut() {
+            let answer = pending.reply(self.inner.request_time).await;
+            if let Ok(Reply::Extended(data)) = answer
+                && let Ok(limits) = Limits::decode(data)
+            {
+                self.obey(&limits);
+                let _ = self.inner.limits.set(limits);
+            }
+            // Offered and refused, or not understood, or never answered: it is not asked again.
+            *asked = None;
+        }
+        *self.inner.limits.get_or_init(Limits::default)
+    }
+
+    fn obey(&self, limits: &Limits) {
+        let longest = usize::try_from(limits.packet_length).unwrap_or(usize::MAX);
+        self.requests().limit_packets(longest.clamp(MIN_PACKET_LIMIT, MAX_PACKET_SENT) + LENGTH_FIELD);
+    }
+
+    /// Does the server owe answers that nobody waits for any more: of a transfer that was stopped, or of a request that
+    /// was given up? Whatever is asked next waits behind them, for ever where the server hangs.
+    pub fn owes_answers(&self) -> bool {
+        self.requests().owes_answers()
+    }
+
+    /// Waits until it owes none, or is lost.
+    pub async fn settled(&self) {
+        self.requests().settled().await;
     }
 
     /// Is the session gone?
@@ -228,7 +261,10 @@ impl Session {
     pub async fn open(&self, path: &BackendPath, flags: OpenFlags, mode: Option<u32>) -> Result<File, SftpError> {
         let attributes = Attributes { permissions: mode, ..Attributes::default() };
         let request = Request::Open { path: on_wire(path)?, flags: flags.bits(), attributes };
-        self.handle(request).await.map(|handle| File::new(self.clone(), handle))
+        let file = self.handle(request).await.map(|handle| File::new(self.clone(), handle))?;
+        // Data comes next, in pieces as long as the server takes. It was asked long before, and has told by now.
+        self.limits().await;
+        Ok(file)
     }
 
     /// OPENDIR; cancellation as in [`Session::open`].
@@ -251,16 +287,20 @@ impl Session {
 
     /// The size of one READ.
     pub(super) fn read_chunk(&self) -> u32 {
-        u32::try_from(self.inner.limits.read_length.min(MAX_READ)).unwrap_or(u32::MAX)
+        u32::try_from(self.known_limits().read_length.min(MAX_READ)).unwrap_or(u32::MAX)
     }
 
     /// The size of one WRITE packet, length field included, with a header of `header` bytes: a whole number of SSH
     /// packets where the server's limits allow.
     pub(super) fn write_packet(&self, header: usize) -> usize {
-        let data = usize::try_from(self.inner.limits.write_length).unwrap_or(usize::MAX);
+        let data = usize::try_from(self.known_limits().write_length).unwrap_or(usize::MAX);
         let longest = self.requests().longest_packet().min(data.saturating_add(header)).min(MAX_WRITE_PACKET);
         let whole = longest - longest % SSH_PACKET;
         if whole > 0 { whole } else { longest.max(header + 1) }
+    }
+
+    fn known_limits(&self) -> Limits {
+        self.inner.limits.get().copied().unwrap_or_default()
     }
 
     pub(super) async fn begin(&self, request: Request) -> Result<Pending, SftpError> {

@@ -112,6 +112,16 @@ impl WriteStream {
         }
     }
 
+    /// What is written to.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The same, to be closed.
+    pub(super) fn file_mut(&mut self) -> &mut File {
+        &mut self.file
+    }
+
     /// An empty buffer of one chunk; memory is taken here.
     pub fn buffer(&self) -> WriteBuffer {
         let mut packet = BytesMut::with_capacity(self.packet);

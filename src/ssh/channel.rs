@@ -1,5 +1,7 @@
 //! An SSH channel as the two ends an SFTP session reads and writes (RFC 4254 §5.2).
 
+use std::sync::{Arc, OnceLock};
+
 use bytes::Bytes;
 use russh::client::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
@@ -15,7 +17,15 @@ const MAX_LOGGED_BYTES: usize = 200;
 /// What the server sends.
 pub(super) struct ChannelSource {
     channel: ChannelReadHalf,
+    subsystem: Arc<OnceLock<Subsystem>>,
     logged: u32,
+}
+
+/// The server's answer to the request for the subsystem (RFC 4254 §6.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subsystem {
+    Started,
+    Refused,
 }
 
 /// What we send.
@@ -26,8 +36,9 @@ pub(super) struct ChannelSink {
 }
 
 impl ChannelSource {
-    pub(super) fn new(channel: ChannelReadHalf) -> Self {
-        Self { channel, logged: 0 }
+    /// `subsystem` is filled with the server's answer, which may come after we have begun to speak.
+    pub(super) fn new(channel: ChannelReadHalf, subsystem: Arc<OnceLock<Subsystem>>) -> Self {
+        Self { channel, subsystem, logged: 0 }
     }
 
     fn log(&mut self, text: &[u8]) {
@@ -46,6 +57,13 @@ impl PacketSource for ChannelSource {
                 ChannelMsg::Data { data } => return Some(data),
                 ChannelMsg::ExtendedData { data, .. } => self.log(&data),
                 ChannelMsg::Eof | ChannelMsg::Close => return None,
+                ChannelMsg::Success => {
+                    let _ = self.subsystem.set(Subsystem::Started);
+                }
+                ChannelMsg::Failure => {
+                    let _ = self.subsystem.set(Subsystem::Refused);
+                    return None;
+                }
                 ChannelMsg::ExitStatus { exit_status } => tracing::debug!(exit_status, "backend's SFTP server ended"),
                 ChannelMsg::ExitSignal { signal_name, .. } => {
                     tracing::debug!(?signal_name, "backend's SFTP server was killed");

@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use russh::client::{self, Handle};
 use russh::keys::ssh_key::Signature;
-use russh::{AlgorithmKind, ChannelMsg, Disconnect, SshId};
+use russh::{AlgorithmKind, Disconnect, SshId};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::algorithms;
 use super::authenticate::{Credentials, Login};
-use super::channel::{ChannelSink, ChannelSource};
+use super::channel::{ChannelSink, ChannelSource, Subsystem};
 use super::client::{Client, ClientError, Facts, printable};
 use super::host_key::{HostKeyError, HostKeyPolicy, HostKeyVerdict, fingerprint_text};
 use super::known_hosts::KeyType;
 use super::stream::{self, Severable};
 use super::{ConnectError, Phase};
 use crate::config::{Backend, HostPort};
-use crate::sftp;
+use crate::sftp::{self, SftpError};
 use crate::telemetry::metrics::{self, ConnectPhase};
 
 /// Bytes in flight per transfer where nobody says otherwise; `limits.transfer_window` has the same default.
@@ -108,7 +108,7 @@ impl Target {
         Self { host_keys: Arc::new(host_keys), endpoints, backend, logins: Semaphore::new(LOGINS_AT_A_TIME) }
     }
 
-    /// A turn to log in, first come first served. Sessions hold one while they open a [`Connection`].
+    /// A turn to log in, first come first served. Sessions hold one until the server has let them in.
     ///
     /// # Errors
     /// When none comes in time: the logins before are waiting for a backend that does not answer.
@@ -269,24 +269,22 @@ impl Connection {
             }
             _ => ConnectError::Lost(self.facts.ending_text()),
         };
-        let mut channel = self.handle.channel_open_session().await.map_err(channel_error)?;
+        let channel = self.handle.channel_open_session().await.map_err(channel_error)?;
+        // INIT goes out right behind the request, as it does with OpenSSH's client: no round trip for the answer.
         channel.request_subsystem(true, "sftp").await.map_err(channel_error)?;
-        loop {
-            match channel.wait().await {
-                Some(ChannelMsg::Success) => break,
-                Some(ChannelMsg::Failure) => {
-                    return Err(ConnectError::NoSftp("the server has no subsystem sftp".to_owned()));
-                }
-                Some(ChannelMsg::Eof | ChannelMsg::Close) => {
-                    return Err(ConnectError::NoSftp("the server closed the channel".to_owned()));
-                }
-                Some(_) => {}
-                None => return Err(ConnectError::Lost(self.facts.ending_text())),
-            }
-        }
         let (source, sink) = channel.split();
-        let (source, sink) = (ChannelSource::new(source), ChannelSink { channel: sink, lost: self.facts.lost.clone() });
-        sftp::Session::start(source, sink, self.request_timeout).await.map_err(ConnectError::Sftp)
+        let subsystem = Arc::<OnceLock<Subsystem>>::default();
+        let source = ChannelSource::new(source, Arc::clone(&subsystem));
+        let sink = ChannelSink { channel: sink, lost: self.facts.lost.clone() };
+        sftp::Session::start(source, sink, self.request_timeout).await.map_err(|error| match subsystem.get() {
+            Some(Subsystem::Started) => ConnectError::Sftp(error),
+            Some(Subsystem::Refused) => ConnectError::NoSftp("the server has no subsystem sftp".to_owned()),
+            None if self.is_lost() => ConnectError::Lost(self.facts.ending_text()),
+            None => match error {
+                SftpError::Lost(_) => ConnectError::NoSftp("the server closed the channel".to_owned()),
+                error => ConnectError::Sftp(error),
+            },
+        })
     }
 
     /// Is the connection gone?

@@ -59,7 +59,7 @@ impl Download {
         .await;
         // Reading is over; whatever CLOSE answers changes nothing about what was delivered.
         drop(source);
-        Outcome { result, client_bytes: progress.bytes(), backend_bytes, left_behind: Vec::new(), hostile_names: 0 }
+        Outcome { result, client_bytes: progress.bytes(), backend_bytes, unsettled: None, hostile_names: 0 }
     }
 }
 

@@ -9,11 +9,11 @@ use crate::ftp::facts::{self, Entry, EntryKind, FactPermissions, FactSelection};
 use crate::ftp::list;
 use crate::sftp::{Attributes, BackendPath, Directory, DirectoryEntry, FileKind};
 
-use super::commit::is_temporary;
 use super::data_connection::DataConnection;
 use super::download::write_all;
 use super::endpoint::{DataEndpoint, Direction};
 use super::outcome::{Outcome, Progress, Stop, TransferError};
+use super::temporary::is_hidden;
 
 /// Symbolic links resolved at a time: requests in flight on the backend.
 const LINKS_AT_A_TIME: usize = 32;
@@ -94,7 +94,7 @@ impl Listing {
             result,
             client_bytes: progress.bytes(),
             backend_bytes: progress.bytes(),
-            left_behind: Vec::new(),
+            unsettled: None,
             hostile_names: formatter.hostile,
         }
     }
@@ -192,7 +192,7 @@ impl Formatter {
 
 /// Is an entry of this name shown to clients?
 pub fn is_shown(name: &[u8]) -> bool {
-    list::is_listable(name) && !is_temporary(name)
+    list::is_listable(name) && !is_hidden(name)
 }
 
 /// One entry as FTP describes it.

@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::sftp::SftpError;
+use crate::sftp::{BackendPath, Session, SftpError, StatusCode};
 
 use super::data_connection::DataError;
-use super::left_behind::LeftBehind;
+use super::left_behind::{Held, LeftBehind};
 
 /// What is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +97,82 @@ pub enum TransferError {
     Stopped(#[from] StopReason),
 }
 
+/// A backend that was lost at the very end of an upload: all was acknowledged but the last step.
+#[derive(Debug)]
+pub enum Unsettled {
+    /// The rename to the final name was asked for.
+    Renamed {
+        /// The temporary name.
+        temporary: BackendPath,
+        /// The temporary file goes if this is dropped.
+        held: Held,
+        /// The final name.
+        target: BackendPath,
+        /// How long the whole file is.
+        length: u64,
+    },
+    /// CLOSE of a file that was written in place was asked for.
+    Written {
+        /// The file.
+        target: BackendPath,
+        /// How long it is if everything was carried out.
+        length: u64,
+        /// How long it was, where it was continued: it gets that back if not everything was carried out.
+        before: Option<u64>,
+    },
+    /// A file that was to grow in place must get its length back before the client is told, for later on it may be
+    /// another's work.
+    Grown {
+        /// The file.
+        target: BackendPath,
+        /// Its length before.
+        length: u64,
+        /// Where this upload would have ended.
+        end: u64,
+    },
+}
+
+impl Unsettled {
+    /// Finds out over a new connection whether the upload is complete after all, and undoes it where it is not.
+    ///
+    /// # Errors
+    /// What the backend says: it stays unknown.
+    pub async fn settle(self, sftp: &Session) -> Result<bool, SftpError> {
+        match self {
+            Self::Renamed { temporary, held, target, length } => match sftp.remove(&temporary).await {
+                // It still had its temporary name, and now never gets the final one, however late that request is.
+                Ok(()) => {
+                    held.done();
+                    Ok(false)
+                }
+                Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => {
+                    held.done();
+                    Ok(sftp.stat(&target).await?.size == Some(length))
+                }
+                Err(error) => Err(error),
+            },
+            Self::Written { target, length, before } => {
+                if sftp.stat(&target).await?.size == Some(length) {
+                    return Ok(true);
+                }
+                if let Some(before) = before {
+                    LeftBehind::Grown { target, length: before, end: length }.put_right(sftp).await?;
+                }
+                Ok(false)
+            }
+            Self::Grown { target, length, end } => {
+                LeftBehind::Grown { target, length, end }.put_right(sftp).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// May the client have to be told of a success?
+    pub fn may_be_whole(&self) -> bool {
+        !matches!(self, Self::Grown { .. })
+    }
+}
+
 /// How a transfer ended.
 #[derive(Debug)]
 pub struct Outcome {
@@ -106,8 +182,8 @@ pub struct Outcome {
     pub client_bytes: u64,
     /// Bytes read from or acknowledged by the backend.
     pub backend_bytes: u64,
-    /// What could not be put right because the backend was lost.
-    pub left_behind: Vec<LeftBehind>,
+    /// What only the backend can tell now, over a new connection, before the client is told how it ended.
+    pub unsettled: Option<Unsettled>,
     /// Names of the listing that could not be shown, because they would have broken its lines.
     pub hostile_names: u64,
 }

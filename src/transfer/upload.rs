@@ -6,11 +6,12 @@ use bytes::BytesMut;
 use tokio::time::timeout;
 
 use crate::ftp::ascii::FromNetwork;
-use crate::sftp::{File, Session, WriteStream};
+use crate::sftp::{File, Session, SftpError, WriteStream};
 
-use super::commit::{self, Landing};
+use super::commit;
 use super::data_connection::{DataConnection, DataError};
 use super::endpoint::{DataEndpoint, Direction};
+use super::landing::{Begun, Landing};
 use super::outcome::{Outcome, Progress, Stop, StopReason, TransferError};
 
 /// Read buffer of an ASCII upload, whose bytes change on the way: one TLS record (RFC 8446 §5.1).
@@ -37,16 +38,22 @@ pub struct Upload {
     pub idle: Duration,
     /// The end of TCP is no end under TLS.
     pub strict_end: bool,
-    /// fsync@openssh.com before CLOSE, where offered.
-    pub fsync: bool,
+}
+
+/// How far an upload has come: it decides what is undone.
+#[derive(Debug, Default)]
+struct Reached {
+    /// Bytes of it that the backend is known to have, without a gap.
+    acknowledged: u64,
+    /// Only the answer to the last request is missing.
+    last_step: bool,
 }
 
 impl Upload {
     /// Runs it to its end. Success means that every WRITE, CLOSE and the rename were acknowledged.
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
-        let Self { endpoint, sftp, file, landing, offset, ascii, window, idle, strict_end, fsync } = self;
-        let mut backend_bytes = 0;
-        let mut left_behind = Vec::new();
+        let Self { endpoint, sftp, file, landing, offset, ascii, window, idle, strict_end } = self;
+        let mut reached = Reached::default();
         let result = async {
             let mut connection = tokio::select! {
                 reason = stop.tripped() => return Err(reason.into()),
@@ -54,33 +61,41 @@ impl Upload {
             };
             let begun = tokio::select! {
                 reason = stop.tripped() => Err(reason.into()),
-                begun = landing.begin(&file) => begun.map_err(TransferError::from),
+                begun = landing.begin(&sftp, file) => begun.map_err(TransferError::from),
             };
-            if let Err(error) = begun {
-                connection.reset();
-                return Err(error);
-            }
+            let Begun { file, truncated } = match begun {
+                Ok(begun) => begun,
+                Err(error) => {
+                    connection.reset();
+                    return Err(error);
+                }
+            };
             let mut sink = WriteStream::new(file, offset, window);
             let received = tokio::select! {
                 reason = stop.tripped() => Err(reason.into()),
                 received = receive(&mut connection, &mut sink, ascii, idle, strict_end, &progress) => received,
             };
-            backend_bytes = sink.acknowledged();
-            match received {
-                // P-25: the data connection is closed before the final reply.
-                Ok(()) => connection.acknowledge_end().await,
-                Err(error) => {
-                    connection.reset();
-                    return Err(error);
-                }
+            reached.acknowledged = sink.acknowledged();
+            if let Err(error) = received {
+                connection.reset();
+                return Err(error);
             }
-            let seal = async {
-                let (file, bytes) = sink.finish().await?;
-                backend_bytes = bytes;
-                landing.seal(&sftp, file, offset + bytes, fsync).await
+            let store = async {
+                let sealed = sink.seal(landing.ending(&sftp)).await?;
+                reached.acknowledged = sealed.bytes;
+                if let Some(truncated) = truncated {
+                    truncated.wait().await?;
+                }
+                reached.last_step = landing.is_in_place();
+                sealed.closed.clone()?;
+                reached.last_step = false;
+                landing.verify(&sftp, &sealed, offset + sealed.bytes).await
             };
-            unless_stopped(seal, &stop).await?;
-            let publish = async { Ok(landing.publish(&sftp, &mut left_behind).await?) };
+            // P-25: the data connection is closed before the final reply; the backend need not wait for that.
+            let (stored, ()) = tokio::join!(unless_stopped(store, &stop), connection.acknowledge_end());
+            stored?;
+            reached.last_step = true;
+            let publish = async { Ok(landing.publish(&sftp).await?) };
             if landing.publishes_in_one_step(&sftp) {
                 unless_stopped(publish, &stop).await
             } else {
@@ -89,19 +104,33 @@ impl Upload {
             }
         }
         .await;
-        let result = match result {
-            Ok(()) => Ok(()),
+        let end = offset + progress.bytes();
+        let (result, unsettled) = match result {
+            Ok(()) => {
+                landing.landed(&sftp).await;
+                (Ok(()), None)
+            }
+            Err(error @ TransferError::Backend(SftpError::Lost(_) | SftpError::TimedOut)) if reached.last_step => {
+                (Err(error), Some(landing.unsettled(offset + reached.acknowledged)))
+            }
             Err(error) => {
                 let error = commit::explain(&sftp, landing.path(), error).await;
                 let vanished = matches!(
                     error,
                     TransferError::Data(DataError::Idle) | TransferError::Stopped(StopReason::ControlLost)
                 );
-                left_behind.extend(landing.discard(&sftp, offset + progress.bytes(), vanished).await);
-                Err(error)
+                let stored = offset + reached.acknowledged;
+                let unsettled = landing.discard(&sftp, stored, end, vanished).await;
+                (Err(error), unsettled)
             }
         };
-        Outcome { result, client_bytes: progress.bytes(), backend_bytes, left_behind, hostile_names: 0 }
+        Outcome {
+            result,
+            client_bytes: progress.bytes(),
+            backend_bytes: reached.acknowledged,
+            unsettled,
+            hostile_names: 0,
+        }
     }
 }
 

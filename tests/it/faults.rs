@@ -181,13 +181,10 @@ async fn a_write_that_fails_is_451_and_the_client_is_not_read_any_further() {
 async fn whatever_fails_after_the_last_byte_is_451() {
     let old = content(10_000, 9);
     let bytes = content(200_000, 1);
-    let short = Reply::Attributes(Attributes { size: Some(199_999), ..Attributes::default() });
     let fail = || Then::Fail(StatusCode::FAILURE);
     for (request, profile, then) in [
         ("CLOSE", Profile::openssh(), fail()),
         ("CLOSE", Profile::openssh(), Then::DoneButFail(StatusCode::FAILURE)),
-        ("STAT", Profile::openssh(), Then::Reply(short.clone())),
-        ("STAT", Profile::openssh(), fail()),
         ("RENAME", Profile::bare(), fail()),
         ("RENAME", Profile::bare(), Then::Fail(StatusCode::PERMISSION_DENIED)),
         ("RENAME", Profile::bare(), Then::Fail(StatusCode::OP_UNSUPPORTED)),
@@ -213,6 +210,36 @@ async fn whatever_fails_after_the_last_byte_is_451() {
             let names: &[&str] = if existing { &["file"] } else { &[] };
             eventually("no temporary file is left", || scene.names() == names).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_does_not_fit_is_451_and_one_that_is_told_late_is_not() {
+    let bytes = content(200_000, 1);
+    let told = |size| Then::Reply(Reply::Attributes(Attributes { size, ..Attributes::default() }));
+    let fail = || Then::Fail(StatusCode::FAILURE);
+    for (over_handle, by_name, code) in [
+        (told(Some(199_999)), told(Some(199_999)), 451),
+        (told(Some(200_001)), told(Some(200_001)), 451),
+        (told(Some(199_999)), fail(), 451),
+        (fail(), told(Some(199_999)), 451),
+        (told(None), told(Some(0)), 451),
+        // Counted when the file is closed.
+        (told(Some(0)), told(Some(200_000)), 226),
+        (fail(), told(Some(200_000)), 226),
+        (told(None), told(None), 226),
+    ] {
+        let scene = Scene::new(Profile::openssh()).await;
+        let mut client = scene.client(MAPPED_USER).await;
+        let mut data = begin(&mut client, "STOR file").await;
+        scene.sftp().script().faults =
+            vec![(When::Every("FSTAT"), over_handle.clone()), (When::Every("STAT"), by_name.clone())];
+        data.write_all(&bytes).await.unwrap();
+        end(data).await;
+        let reply = client.reply().await;
+        assert_eq!(reply.code, code, "{over_handle:?}, {by_name:?}: {}", reply.text());
+        assert_eq!(scene.file("file"), (code == 226).then(|| bytes.clone()), "{over_handle:?}, {by_name:?}");
+        scene.assert_usable(&mut client).await;
     }
 }
 
@@ -318,18 +345,14 @@ async fn a_silent_backend_is_450_after_its_time_and_abor_does_not_wait_for_it() 
         scene.heal();
         assert_eq!(client.command("SIZE file").await.code, 213, "{request}");
     }
-    for request in ["WRITE", "CLOSE", "STAT"] {
+    for request in ["WRITE", "CLOSE", "FSTAT"] {
         let mut data = begin(&mut client, "STOR new").await;
         scene.fault(When::Every(request), Then::Silence);
         let asked = scene.sftp().record().count(request);
         data.write_all(b"content").await.unwrap();
         end(data).await;
         scene.sftp().until(|record| record.count(request) > asked).await;
-        if request == "STAT" {
-            client.expect(451).await;
-        } else {
-            abort(&mut client).await;
-        }
+        abort(&mut client).await;
         scene.heal();
         eventually("no temporary file is left", || scene.names() == ["file"]).await;
     }
@@ -393,8 +416,8 @@ async fn upload_cut(scene: &Scene, client: &mut Client, cut: Cut) -> bool {
     } else {
         assert!([451, 450].contains(&reply.code), "{cut:?}: {}", reply.text());
     }
-    // In place, or continued in place, a loss may leave a part: nothing is there any more that could undo it.
-    let in_place = cut.user == DIRECT || (cut.command.starts_with("APPE") && cut.existing);
+    // What is written in place over an old file is lost with it.
+    let in_place = cut.user == DIRECT;
     let good = |file: &Option<Vec<u8>>| {
         file.as_ref() == Some(&whole) || if cut.existing { file.as_ref() == Some(&old) } else { file.is_none() }
     };

@@ -8,6 +8,7 @@
     reason = "everything here is a test, helpers included; clippy's own allowance ends at `#[test]` functions"
 )]
 
+mod backend_link;
 mod command_line;
 mod commands;
 mod configuration;

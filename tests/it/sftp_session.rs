@@ -136,7 +136,7 @@ async fn extensions_are_used_where_offered_and_refused_here_where_not() {
     with.tree().put_file("/b", "old");
     with.tree().put_symlink("/link", "a");
     let session = connect(&with).await;
-    assert_eq!(session.limits().read_length, 261_120);
+    assert_eq!(session.limits().await.read_length, 261_120);
     session.rename(&path("/a"), &path("/b"), true).await.unwrap();
     assert_eq!(with.tree().file("/b").unwrap(), b"new");
     assert!(session.statvfs(&path("/")).await.unwrap().available_bytes() > 0);
@@ -909,8 +909,9 @@ async fn openssh_stores_and_returns_the_same_bytes() {
     let home = tempfile::tempdir().unwrap();
     let (mut child, session) = openssh(home.path());
     let session = session.await;
-    assert_eq!(session.limits().packet_length, 262_144);
-    assert_eq!((session.limits().read_length, session.limits().write_length), (261_120, 261_120));
+    let limits = session.limits().await;
+    assert_eq!(limits.packet_length, 262_144);
+    assert_eq!((limits.read_length, limits.write_length), (261_120, 261_120));
     let root = session.real_path(b".").await.unwrap();
     let data = pattern(24 << 20);
     assert_eq!(upload(&session, &root.join(b"part"), &data).await, Ok(data.len() as u64));

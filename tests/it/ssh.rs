@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ftps2sftp::config::secret::Secret;
-use ftps2sftp::config::{Backend, HostPort};
+use ftps2sftp::config::{Backend, HostPort, Quirks};
 use ftps2sftp::sftp::{OpenFlags, SftpError, WriteStream};
 use ftps2sftp::ssh::host_key::CertificateProblem;
 use ftps2sftp::ssh::{
@@ -60,6 +60,7 @@ fn local_backend(addresses: Vec<HostPort>, connect_timeout: Duration) -> Arc<Bac
         keepalive: Duration::from_secs(15),
         connect_timeout,
         request_timeout: Duration::from_secs(30),
+        quirks: Quirks::default(),
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::error::Problem;
 use super::super::load::Material;
 use super::super::raw::Node;
-use super::super::{Backend, HostPort, scalar};
+use super::super::{Backend, HostPort, Quirks, scalar};
 use super::Report;
 use super::cursor::Cursor;
 use super::fields::{is_empty_list, is_null, is_word};
@@ -68,7 +68,7 @@ fn backend(name: &str, cursor: &Cursor<'_>, report: &mut Report) -> Option<Backe
     fields.not_yet("connections", "per-session", is_word("per-session"), report);
     fields.not_yet("idle_release", "null", is_null, report);
     fields.not_yet("jump", "null", is_null, report);
-    fields.not_yet("quirks", "[]", is_empty_list, report);
+    let quirks = fields.or("quirks", Quirks::default(), report, |cursor, report| Some(quirks(cursor, report)));
     if known_hosts_cursor.is_none() && has_no_host_key && !fields.is_misspelt(&["known_hosts", "host_keys"]) {
         let hint = scan_hint(addresses.as_deref().unwrap_or_default());
         report.problem(
@@ -84,7 +84,28 @@ fn backend(name: &str, cursor: &Cursor<'_>, report: &mut Report) -> Option<Backe
         keepalive,
         connect_timeout,
         request_timeout,
+        quirks,
     })
+}
+
+fn quirks(cursor: &Cursor<'_>, report: &mut Report) -> Quirks {
+    let mut quirks = Quirks::default();
+    if is_null(cursor.node) {
+        return quirks;
+    }
+    for item in cursor.list("a list of quirks", report).unwrap_or_default() {
+        let choices: [(&str, fn(&mut Quirks)); 5] = [
+            ("no-rename", |quirks| quirks.no_rename = true),
+            ("no-setstat", |quirks| quirks.no_setstat = true),
+            ("no-fsync", |quirks| quirks.no_fsync = true),
+            ("no-stat-after-close", |quirks| quirks.no_stat_after_close = true),
+            ("no-append", |quirks| quirks.no_append = true),
+        ];
+        if let Some(set) = item.choice(&choices, report) {
+            set(&mut quirks);
+        }
+    }
+    quirks
 }
 
 /// One address, or a list of them.

@@ -13,6 +13,7 @@ pub(super) fn default() -> Policy {
         data_tls_resumption: Resumption::Prefer,
         data_peer_check: true,
         upload: UploadMode::Atomic,
+        keep_broken_uploads: false,
         upload_eof_strict: true,
         fsync: true,
         ascii: AsciiMode::Convert,
@@ -45,6 +46,9 @@ pub(super) fn policy(cursor: Option<Cursor<'_>>, defaults: &Policy, report: &mut
     policy.upload = fields.or("upload", policy.upload, report, |cursor, report| {
         cursor.choice(&[("atomic", UploadMode::Atomic), ("direct", UploadMode::Direct)], report)
     });
+    policy.keep_broken_uploads = fields.or("broken_upload", policy.keep_broken_uploads, report, |cursor, report| {
+        cursor.choice(&[("discard", false), ("keep", true)], report)
+    });
     policy.upload_eof_strict = fields.or("upload_eof", policy.upload_eof_strict, report, |cursor, report| {
         cursor.choice(&[("strict", true), ("lax", false)], report)
     });
@@ -69,7 +73,6 @@ pub(super) fn policy(cursor: Option<Cursor<'_>>, defaults: &Policy, report: &mut
         }
         cursor.parsed(EXPECTED, scalar::umask, report)
     });
-    fields.not_yet("broken_upload", "discard", is_word("discard"), report);
     fields.not_yet("upload_streams", "1", is_number(1), report);
     fields.not_yet("charset", "utf-8", is_word("utf-8"), report);
     fields.not_yet("list_time_zone", "UTC", is_word("UTC"), report);

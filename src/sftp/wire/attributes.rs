@@ -39,6 +39,11 @@ pub enum FileKind {
 }
 
 impl Attributes {
+    /// Is it a FIFO, which waits for its other end when it is opened?
+    pub fn is_fifo(&self) -> bool {
+        self.permissions.is_some_and(|permissions| permissions & 0o170_000 == 0o010_000)
+    }
+
     /// The kind of the file; `None` where the server told no type bits.
     pub fn kind(&self) -> Option<FileKind> {
         match self.permissions? & 0o170_000 {

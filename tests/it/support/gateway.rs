@@ -65,6 +65,15 @@ impl Setup {
         Self::backend_at(sshd.address(), &sshd.host_key_fingerprint("ed25519"))
     }
 
+    /// One backend, `files`, which is this server, with further keys of its own such as `idle_release: 1s`.
+    pub(crate) fn backend_with(sshd: &Sshd, keys: &str) -> Self {
+        let (address, fingerprint) = (sshd.address(), sshd.host_key_fingerprint("ed25519"));
+        Self {
+            backends: format!("  files: {{address: \"{address}\", host_keys: [\"{fingerprint}\"], {keys}}}\n"),
+            ..Self::default()
+        }
+    }
+
     /// One backend, `files`, at an address with a pinned host key.
     pub(crate) fn backend_at(address: SocketAddr, fingerprint: &str) -> Self {
         Self {

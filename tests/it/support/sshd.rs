@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ftps2sftp::config::{Backend, HostPort};
+use ftps2sftp::config::{Backend, HostPort, Quirks};
 use tempfile::TempDir;
 
 /// A user of every server: logs in with [`PASSWORD`] and with the keys of [`Sshd::client_key`].
@@ -170,6 +170,7 @@ impl Sshd {
             keepalive: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
+            quirks: Quirks::default(),
         })
     }
 
@@ -251,7 +252,30 @@ impl Sshd {
         }
     }
 
-    /// Undoes [`Sshd::freeze_sessions`].
+    /// One process for each SFTP channel that is open.
+    pub(crate) fn sftp_servers(&self) -> Vec<u32> {
+        let is_sftp_server = |process: &u32| {
+            fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|name| name.trim_end() == "sftp-server")
+        };
+        self.session_processes().into_iter().filter(is_sftp_server).collect()
+    }
+
+    /// How many clients have logged in so far, each over a connection of its own.
+    pub(crate) fn logins(&self) -> usize {
+        self.log().matches("Accepted ").count()
+    }
+
+    /// Stops some processes of [`Sshd::session_processes`] where they stand.
+    pub(crate) fn freeze(&self, processes: &[u32]) {
+        signal("STOP", processes);
+        let deadline = Instant::now() + START_LIMIT;
+        while processes.iter().any(|process| is_running(*process)) {
+            assert!(Instant::now() < deadline, "processes that do not stop: {processes:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Undoes [`Sshd::freeze_sessions`] and [`Sshd::freeze`].
     pub(crate) fn thaw_sessions(&self) {
         signal("CONT", &self.session_processes());
     }
