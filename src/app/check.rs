@@ -155,6 +155,9 @@ fn hint(error: &ConnectError) -> &'static str {
         }
         ConnectError::KeyExchange(_) => "the server may be too old for the algorithms offered here",
         ConnectError::Rejected { .. } => "check the name and the password or key under `login`",
+        ConnectError::NoChannel(_) => {
+            "raise MaxSessions on the server, or what it calls the sessions of one connection"
+        }
         ConnectError::NoSftp(_) | ConnectError::Sftp(_) => "enable the SFTP subsystem on the server for this login",
         ConnectError::Lost(_) => "the server closed the connection; its log says why",
     }

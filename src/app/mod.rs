@@ -21,7 +21,8 @@ use crate::config::{self, Config, Loaded, Login, Material};
 use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
 use crate::server;
-use crate::session::services::Services;
+use crate::session::line::Pool;
+use crate::session::services::{Services, mapped_credentials};
 use crate::shutdown::Shutdown;
 use crate::ssh::{HostKeyPolicy, KnownHosts, PrivateKey, Target};
 use crate::telemetry::logging::{self, LogGuard, LoggingError};
@@ -279,6 +280,22 @@ fn private_keys(config: &Config) -> Result<HashMap<String, Arc<PrivateKey>>, Sta
         .collect()
 }
 
+/// Connections to share, by user entry: of mapped identities, where the backend says so.
+fn pools(
+    config: &Config,
+    targets: &HashMap<String, Arc<Target>>,
+    private_keys: &HashMap<String, Arc<PrivateKey>>,
+) -> HashMap<String, Arc<Pool>> {
+    let users = config.users.values().filter(|user| user.backend.shared);
+    users
+        .filter_map(|user| {
+            let target = targets.get(&user.backend.name)?;
+            let credentials = mapped_credentials(user, private_keys)?;
+            Some((user.name.clone(), Pool::new(Arc::clone(target), credentials)))
+        })
+        .collect()
+}
+
 fn services(config: &Config) -> Result<Services, StartError> {
     let mut certificates = Vec::new();
     for (index, pair) in config.tls.certificates.iter().enumerate() {
@@ -288,10 +305,12 @@ fn services(config: &Config) -> Result<Services, StartError> {
                 .map_err(|error| StartError::Material(Problem::new(at, error.to_string()).hint(error.hint())))?,
         );
     }
+    let (targets, private_keys) = (targets(config)?, private_keys(config)?);
     Ok(Services {
         accounts: Accounts::new(config),
-        targets: targets(config)?,
-        private_keys: private_keys(config)?,
+        pools: pools(config, &targets, &private_keys),
+        targets,
+        private_keys,
         tls: ServerTls::new(certificates, config.tls.min_version)?,
         require_control_tls: config.tls.require_control,
         passive: PassivePorts::new(config.passive.ports.clone(), config.passive.shared, metrics::stranger),

@@ -12,7 +12,7 @@ use crate::identity::root::Root;
 use crate::session::backend::{BackendError, BackendLink};
 use crate::session::logged_in::LoggedIn;
 use crate::session::pending::Pending;
-use crate::session::services::Services;
+use crate::session::services::{Services, mapped_credentials};
 use crate::session::{Session, Stage};
 use crate::ssh::{ConnectError, Credentials, Method};
 
@@ -87,7 +87,8 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
     let Ok(name) = String::from_utf8(name.to_vec()) else { return Err(LoginError::BadCredentials) };
     let credentials = credentials(services, &user, &name, password).ok_or(LoginError::BadCredentials)?;
     let target = services.target(&user).ok_or(LoginError::BadCredentials)?;
-    let mut backend = BackendLink::open(target, credentials).await.map_err(|error| match error {
+    let identity = services.identity(&user);
+    let mut backend = BackendLink::open(target, credentials, identity).await.map_err(|error| match error {
         ConnectError::Rejected { .. } => LoginError::RefusedByBackend(error),
         other => LoginError::BackendUnavailable(other.into()),
     })?;
@@ -117,15 +118,9 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
 }
 
 fn credentials(services: &Services, user: &User, name: &str, password: Secret) -> Option<Credentials> {
-    match &user.login {
+    match user.login {
         Login::Passthrough => Some(Credentials { user: name.to_owned(), method: Method::Password(password) }),
-        Login::Password { user, password } => {
-            Some(Credentials { user: user.clone(), method: Method::Password(password.clone()) })
-        }
-        Login::PrivateKey { user: backend_user, .. } => {
-            let key = services.private_keys.get(&user.name)?;
-            Some(Credentials { user: backend_user.clone(), method: Method::PrivateKey(Arc::clone(key)) })
-        }
+        Login::Password { .. } | Login::PrivateKey { .. } => mapped_credentials(user, &services.private_keys),
     }
 }
 

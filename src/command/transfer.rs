@@ -77,6 +77,7 @@ pub(super) async fn retr(
     let download = Download {
         endpoint,
         file,
+        size: attributes.size,
         // RFC 959 §3.5: under TYPE A the marker counts octets as transmitted, so the file is converted from its start.
         offset: if ascii { 0 } else { offset },
         ascii,
@@ -108,6 +109,7 @@ async fn open_for_reading(
             Ok((flight::inside(checked)?, flight::answered(attributes)?, opened))
         }
     };
+    session.backend.bulk().await.purpose(Purpose::Existing)?;
     let (inside, attributes, opened) = session.backend.repeatable(flight).await.purpose(Purpose::Existing)?;
     refuse_outside(inside, Purpose::Existing)?;
     let attributes = attributes.purpose(Purpose::Existing)?;
@@ -187,7 +189,9 @@ async fn store(
     session.note_upload_to(landing.path().parent());
     let opening = opening(session, name, None);
     let endpoint = take_endpoint(session, Direction::FromClient)?;
+    let streams = session.policy().upload_streams;
     let upload = Upload {
+        more_channels: session.backend.more_channels(streams.saturating_sub(1)),
         endpoint,
         sftp,
         file,
@@ -240,7 +244,7 @@ async fn open_for_writing(
     if !session.root.knows_directory_of(located) {
         confine(session, located, Follow::Parent, Purpose::Store).await?;
     }
-    let sftp = session.backend.sftp().await.purpose(Purpose::Store)?;
+    let sftp = session.backend.bulk().await.purpose(Purpose::Store)?;
     match start {
         Start::Fresh | Start::At(0) => open_fresh(session, &sftp, located, manner).await,
         Start::End | Start::At(_) => open_further(session, &sftp, located, start, manner).await,

@@ -140,6 +140,10 @@ pub struct Backend {
     pub connect_timeout: Duration,
     /// One SFTP request that is not data.
     pub request_timeout: Duration,
+    /// `connections: shared`: the sessions of one mapped identity share SSH connections.
+    pub shared: bool,
+    /// An idle session of a mapped identity gives its channel back after so long.
+    pub idle_release: Option<Duration>,
     /// What the server cannot do, or does wrong.
     pub quirks: Quirks,
 }
@@ -250,6 +254,8 @@ pub struct Policy {
     pub upload: UploadMode,
     /// A broken upload is kept as `NAME.part`, to be resumed.
     pub keep_broken_uploads: bool,
+    /// Channels one upload is spread over.
+    pub upload_streams: usize,
     /// No 226 without the client's close_notify.
     pub upload_eof_strict: bool,
     /// fsync@openssh.com before the rename, where the backend has it.

@@ -32,6 +32,13 @@ pub enum PasswordHashError {
 }
 
 impl PasswordHash {
+    /// As it was written.
+    pub fn text(&self) -> &Secret {
+        match self {
+            Self::Argon2id(text) | Self::Bcrypt(text) | Self::Sha512Crypt(text) => text,
+        }
+    }
+
     /// Takes a hash in text form.
     ///
     /// # Errors

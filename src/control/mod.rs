@@ -183,12 +183,22 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             _ => (idle, Ended::Idle),
         };
         let drain = self.shutdown.drain.clone();
+        let begun = Instant::now();
         loop {
+            let release_after = self.session.logged_in().and_then(|state| state.backend.release_after());
+            let release_at = release_after.map_or(deadline, |after| begun + after);
             // The deadlines come first: a client that never stops sending does not get around them.
             let decoded = tokio::select! {
                 biased;
                 () = drain.cancelled() => return Err(Ended::Drained),
                 () = sleep_until(deadline) => return Err(late),
+                () = sleep_until(release_at), if release_after.is_some() => {
+                    if let Some(state) = self.session.logged_in() {
+                        // Boxed, as commands are.
+                        Box::pin(state.backend.release()).await;
+                    }
+                    continue;
+                }
                 decoded = self.decoded() => decoded?,
             };
             match decoded {
@@ -284,7 +294,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 if close { Step::Close(reply) } else { Step::Reply(reply) }
             }
         };
-        self.carry_out(row, step, started).await
+        let carried_out = self.carry_out(row, step, started).await;
+        if let Some(state) = self.session.logged_in() {
+            state.backend.transfer_ended();
+        }
+        carried_out
     }
 
     async fn handle(&mut self, row: &CommandSpec, argument: Argument<'_>) -> Result<Step, CommandError> {

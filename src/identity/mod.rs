@@ -3,6 +3,7 @@
 pub mod account;
 pub mod password;
 pub mod permissions;
+mod remembered;
 pub mod root;
 pub mod session_slots;
 

@@ -9,6 +9,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use super::remembered::Remembered;
 use crate::config::PasswordHash;
 use crate::config::secret::Secret;
 
@@ -37,6 +38,7 @@ pub struct Verifier {
     dummy: PasswordHash,
     /// One permit a core: more at once would each take longer and hold more memory, and end no sooner.
     permits: Arc<Semaphore>,
+    remembered: Arc<Remembered>,
 }
 
 impl Verifier {
@@ -47,6 +49,7 @@ impl Verifier {
         Self {
             dummy: costliest.unwrap_or_else(|| PasswordHash::Argon2id(Secret::new(NOBODY))),
             permits: Arc::new(Semaphore::new(cores.min(MAX_VERIFICATIONS))),
+            remembered: Arc::new(Remembered::new()),
         }
     }
 
@@ -54,13 +57,20 @@ impl Verifier {
     ///
     /// A caller that stops waiting does not stop the work: the permit goes back when it is done.
     pub async fn verify(&self, hash: Option<&PasswordHash>, password: &Secret) -> bool {
+        if hash.is_some_and(|hash| self.remembered.knows(hash.text().reveal(), password.reveal())) {
+            return true;
+        }
         // Closed never; were it so, nobody would get in.
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return false };
         let is_known = hash.is_some();
         let hash = hash.unwrap_or(&self.dummy).clone();
         let password = password.clone();
+        let remembered = Arc::clone(&self.remembered);
         let work = spawn_blocking(move || {
             let is_right = verify_now(&hash, &password);
+            if is_right & is_known {
+                remembered.remember(hash.text().reveal(), password.reveal());
+            }
             drop(permit);
             is_right
         });

@@ -1,31 +1,24 @@
-//! The backend of one session: an SSH connection with one SFTP channel, made again when lost, and left when it hangs.
+//! The backend of one session: one SFTP channel to it, made again when it is lost, left when it hangs, and given back
+//! while nobody needs it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use crate::config::Quirks;
-use crate::sftp::{self, Attributes, BackendPath, OpenFlags, SftpError};
-use crate::ssh::{ConnectError, Connection, Credentials, Phase, Target};
-use crate::telemetry::metrics::{self, BackendConnectResult};
+use crate::sftp::{self, Attributes, BackendPath, MoreChannels, OpenFlags, SftpError};
+use crate::ssh::{ConnectError, Credentials, Target};
 use crate::transfer::left_behind::{Held, LeftBehinds};
 use crate::transfer::outcome::Unsettled;
 use crate::transfer::sweep;
 
-/// How long a login on the backend may take in all once it has its turn, however many addresses are tried (F-6).
-const LOGIN_LIMIT: Duration = Duration::from_secs(20);
+use super::line::{Lane, Pool};
 
 /// How long a command waits for the answers that its predecessors left owing. A server that works has sent them by
 /// then; one that does not is better asked over another channel.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
-
-/// How long another channel on the same connection may take. What a stopped download asked for comes first.
-const CHANNEL_LIMIT: Duration = Duration::from_secs(5);
-
-/// Channels left behind on one connection. Each may be a process on the server that hangs, and OpenSSH has ten
-/// (MaxSessions); then the whole connection is made again, which ends them.
-const MAX_ABANDONED_CHANNELS: u32 = 3;
 
 /// How long a client waits while it is found out whether its upload is complete after all.
 const PROOF_PATIENCE: Duration = Duration::from_secs(15);
@@ -35,6 +28,9 @@ const UNDO_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// How long the end of a session spends on sweeping.
 const SWEEPING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the further channels of an upload are kept without a command.
+const STRIPES_KEPT: Duration = Duration::from_secs(30);
 
 /// How long the end of a session waits for the last things to be put right.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(60);
@@ -55,21 +51,65 @@ pub enum BackendError {
 pub struct BackendLink {
     target: Arc<Target>,
     credentials: Credentials,
-    connection: Connection,
-    sftp: sftp::Session,
-    /// Channels of this connection that were left with answers owing.
-    abandoned: u32,
+    /// Where its connections come from, if they are shared.
+    pool: Option<Arc<Pool>>,
+    /// After so long without a command the channel is given back.
+    idle_release: Option<Duration>,
+    /// The channel; none where it was lost or given back.
+    lane: Option<Lane>,
+    /// Further channels of uploads, kept for the next one.
+    stripes: Stripes,
     left_behinds: LeftBehinds,
 }
 
+/// Channels that were opened for a long upload and are kept for the next one.
+#[derive(Debug, Clone, Default)]
+struct Stripes(Arc<Mutex<Vec<sftp::Session>>>);
+
+impl Stripes {
+    fn lock(&self) -> MutexGuard<'_, Vec<sftp::Session>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn keep(&self, channels: Vec<sftp::Session>) {
+        *self.lock() = channels;
+    }
+
+    /// Those that work.
+    fn take(&self) -> Vec<sftp::Session> {
+        let mut channels = std::mem::take(&mut *self.lock());
+        channels.retain(|channel| !channel.is_lost() && channel.is_quiet());
+        channels
+    }
+}
+
+/// Whose login it is.
+#[derive(Debug)]
+pub enum Identity {
+    /// The client's own.
+    Passthrough,
+    /// The user entry's, whose sessions may share connections.
+    Mapped(Option<Arc<Pool>>),
+}
+
 impl BackendLink {
-    /// Connects, logs in and opens the channel.
+    /// Connects, logs in and opens the channel. With a pool, which is for mapped identities, connections come from there.
     ///
     /// # Errors
-    /// What [`Connection::open`] says.
-    pub async fn open(target: Arc<Target>, credentials: Credentials) -> Result<Self, ConnectError> {
-        let (connection, sftp) = connect(&target, &credentials).await?;
-        Ok(Self { target, credentials, connection, sftp, abandoned: 0, left_behinds: LeftBehinds::default() })
+    /// What [`Connection::open`](crate::ssh::Connection::open) says.
+    pub async fn open(target: Arc<Target>, credentials: Credentials, identity: Identity) -> Result<Self, ConnectError> {
+        let (pool, idle_release) = match identity {
+            Identity::Passthrough => (None, None),
+            Identity::Mapped(pool) => (pool, target.backend().idle_release),
+        };
+        let (stripes, left_behinds) = (Stripes::default(), LeftBehinds::default());
+        let mut link = Self { target, credentials, pool, idle_release, lane: None, stripes, left_behinds };
+        link.reconnect().await?;
+        Ok(link)
     }
 
     /// Name of the backend in the configuration.
@@ -82,38 +122,75 @@ impl BackendLink {
     /// # Errors
     /// When the backend cannot be reached again.
     pub async fn sftp(&mut self) -> Result<sftp::Session, ConnectError> {
-        self.make_ready().await?;
-        self.put_right().await;
-        Ok(self.sftp.clone())
+        let sftp = self.ready().await?;
+        self.put_right(&sftp).await;
+        Ok(sftp)
     }
 
-    async fn make_ready(&mut self) -> Result<(), ConnectError> {
-        if self.is_lost() {
-            return self.reconnect().await;
+    /// The channel for a transfer, which runs until [`BackendLink::transfer_ended`]: on a shared connection that has
+    /// room for one.
+    ///
+    /// # Errors
+    /// When the backend cannot be reached again.
+    pub async fn bulk(&mut self) -> Result<sftp::Session, ConnectError> {
+        let sftp = self.sftp().await?;
+        let (Some(pool), Some(lane)) = (&self.pool, &mut self.lane) else { return Ok(sftp) };
+        if lane.begin_transfer() {
+            return Ok(sftp);
         }
-        if self.sftp.owes_answers() {
-            return self.overtake().await;
+        let other = pool.lane(true).await?;
+        let sftp = other.sftp().clone();
+        if let Some(crowded) = self.lane.replace(other) {
+            pool.give_back(crowded);
         }
-        Ok(())
+        Ok(sftp)
     }
 
-    fn is_lost(&self) -> bool {
-        self.sftp.is_lost() || self.connection.is_lost()
+    /// Where an upload that turns out to be long gets further channels from; `None` if it shall have none.
+    pub fn more_channels(&self, count: usize) -> Option<MoreChannels> {
+        let opener = self.lane.as_ref().filter(|_| count > 0)?.opener();
+        let stripes = self.stripes.clone();
+        Some(Box::new(move || {
+            Box::pin(async move {
+                let mut channels = stripes.take();
+                channels.truncate(count);
+                let missing = (channels.len()..count).map(|_| opener.open());
+                channels.extend(join_all(missing).await.into_iter().flatten());
+                stripes.keep(channels.clone());
+                channels
+            })
+        }))
+    }
+
+    /// The command is over, and so is its transfer.
+    pub fn transfer_ended(&mut self) {
+        if let Some(lane) = &mut self.lane {
+            lane.end_transfer();
+        }
+    }
+
+    async fn ready(&mut self) -> Result<sftp::Session, ConnectError> {
+        match &self.lane {
+            Some(lane) if lane.is_lost() => self.reconnect().await,
+            Some(lane) if lane.sftp().owes_answers() => self.overtake().await,
+            Some(lane) => Ok(lane.sftp().clone()),
+            None => self.reconnect().await,
+        }
     }
 
     /// A command was given up and its answers are still owed: waits for them a moment, and goes on without them over
     /// another channel. What cleans up over the old one keeps it until it is done.
-    async fn overtake(&mut self) -> Result<(), ConnectError> {
-        if timeout(SETTLE_TIME, self.sftp.settled()).await.is_ok() && !self.is_lost() {
-            return Ok(());
+    async fn overtake(&mut self) -> Result<sftp::Session, ConnectError> {
+        let Some(lane) = &self.lane else { return self.reconnect().await };
+        if timeout(SETTLE_TIME, lane.sftp().settled()).await.is_ok() && !lane.is_lost() {
+            return Ok(lane.sftp().clone());
         }
-        if self.abandoned < MAX_ABANDONED_CHANNELS
-            && let Ok(Ok(sftp)) = timeout(CHANNEL_LIMIT, self.connection.open_sftp()).await
-        {
-            tracing::debug!("backend channel left with answers owing");
-            self.abandoned += 1;
-            self.sftp = sftp;
-            return Ok(());
+        if self.pool.is_some() {
+            lane.abandon();
+        } else if let Some(other) = lane.overtake().await {
+            let sftp = other.sftp().clone();
+            self.lane = Some(other);
+            return Ok(sftp);
         }
         self.reconnect().await
     }
@@ -130,9 +207,9 @@ impl BackendLink {
         let sftp = self.sftp().await?;
         match operation(sftp).await {
             Err(SftpError::Lost(_)) => {
-                self.reconnect().await?;
-                self.put_right().await;
-                Ok(operation(self.sftp.clone()).await?)
+                let sftp = self.reconnect().await?;
+                self.put_right(&sftp).await;
+                Ok(operation(sftp).await?)
             }
             other => Ok(other?),
         }
@@ -149,8 +226,8 @@ impl BackendLink {
         if !attributes.is_fifo() {
             return;
         }
-        if let Ok(sftp) = self.connection.open_sftp().await {
-            self.sftp = sftp.clone();
+        // The OPEN is owed an answer that does not come by itself, so this is another channel.
+        if let Ok(sftp) = self.sftp().await {
             let path = path.clone();
             // Opened both ways a FIFO does not wait (fifo(7)).
             let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
@@ -169,9 +246,9 @@ impl BackendLink {
         // Nothing but a success in doubt is worth keeping a client waiting that is told 451 in any case.
         let patience = if unsettled.may_be_whole() { PROOF_PATIENCE } else { UNDO_PATIENCE };
         let settled = timeout(patience, async {
-            self.reconnect().await.ok()?;
-            let is_whole = unsettled.settle(&self.sftp).await.ok();
-            self.put_right().await;
+            let sftp = self.reconnect().await.ok()?;
+            let is_whole = unsettled.settle(&sftp).await.ok();
+            self.put_right(&sftp).await;
             is_whole
         });
         settled.await.ok().flatten().unwrap_or(false)
@@ -179,22 +256,12 @@ impl BackendLink {
 
     /// Ends the session on the backend; these directories are swept first.
     pub async fn close(mut self, sweep: Vec<BackendPath>) {
-        if !self.left_behinds.is_empty() {
-            let putting_right = async {
-                self.make_ready().await?;
-                // A missing file would be seen first, so it is first in line.
-                for held in self.left_behinds.take() {
-                    let _ = held.put_right(&self.sftp).await;
-                }
-                Ok::<(), ConnectError>(())
-            };
-            // A backend that stays away keeps what it has.
-            let _ = timeout(CLOSING_PATIENCE, putting_right).await;
-        }
-        if !self.sftp.is_lost() {
+        self.put_last_things_right().await;
+        // What was given back is not taken again for this: another session sweeps.
+        if let Some(lane) = self.lane.as_ref().filter(|lane| !lane.is_lost()) {
             let _ = timeout(SWEEPING_PATIENCE, async {
                 for directory in &sweep {
-                    match sweep::sweep(&self.sftp, directory, seconds_since_1970()).await {
+                    match sweep::sweep(lane.sftp(), directory, seconds_since_1970()).await {
                         Ok(0) | Err(SftpError::Status { .. }) => {}
                         Ok(swept) => tracing::info!(swept, "removed stale files of uploads under way"),
                         Err(_) => return,
@@ -203,62 +270,77 @@ impl BackendLink {
             })
             .await;
         }
-        self.connection.close().await;
+        self.give_back().await;
     }
 
-    async fn reconnect(&mut self) -> Result<(), ConnectError> {
-        (self.connection, self.sftp) = connect(&self.target, &self.credentials).await?;
-        self.abandoned = 0;
-        Ok(())
+    /// After so long without a command there is something to be given back; `None` if all is kept.
+    pub fn release_after(&self) -> Option<Duration> {
+        let release = self.idle_release.filter(|_| self.lane.is_some());
+        if self.stripes.is_empty() { release } else { Some(release.unwrap_or(STRIPES_KEPT).min(STRIPES_KEPT)) }
     }
 
-    async fn put_right(&mut self) {
+    /// Gives back what is only kept for the next upload; when it is time, the channel too, and a connection of its own
+    /// with it. The next command takes another.
+    pub async fn release(&mut self) {
+        let only_stripes = !self.stripes.is_empty() && self.idle_release.is_none_or(|after| after > STRIPES_KEPT);
+        self.stripes.take();
+        if only_stripes {
+            return;
+        }
+        self.put_last_things_right().await;
+        self.give_back().await;
+    }
+
+    async fn give_back(&mut self) {
+        match (self.lane.take(), &self.pool) {
+            (Some(lane), Some(pool)) => pool.give_back(lane),
+            (Some(lane), None) => lane.close().await,
+            (None, _) => {}
+        }
+    }
+
+    /// Nobody may be here to do it later. A backend that stays away keeps what it has.
+    async fn put_last_things_right(&mut self) {
+        if self.left_behinds.is_empty() {
+            return;
+        }
+        let putting_right = async {
+            let sftp = self.ready().await?;
+            // A missing file would be seen first, so it is first in line.
+            for held in self.left_behinds.take() {
+                let _ = held.put_right(&sftp).await;
+            }
+            Ok::<(), ConnectError>(())
+        };
+        let _ = timeout(CLOSING_PATIENCE, putting_right).await;
+    }
+
+    async fn reconnect(&mut self) -> Result<sftp::Session, ConnectError> {
+        let transfers = self.lane.take().is_some_and(|lane| lane.has_transfer());
+        self.stripes.take();
+        let lane = match &self.pool {
+            Some(pool) => pool.lane(transfers).await?,
+            None => Lane::connect(&self.target, &self.credentials).await?,
+        };
+        Ok(self.lane.insert(lane).sftp().clone())
+    }
+
+    async fn put_right(&mut self, sftp: &sftp::Session) {
         if self.left_behinds.is_empty() {
             return;
         }
         let (urgent, rest): (Vec<_>, Vec<_>) = self.left_behinds.take().into_iter().partition(Held::is_urgent);
         // The next command may be about the very file that is missing.
         for held in urgent {
-            let _ = held.put_right(&self.sftp).await;
+            let _ = held.put_right(sftp).await;
         }
         if !rest.is_empty() {
-            let sftp = self.sftp.clone();
+            let sftp = sftp.clone();
             tokio::spawn(async move {
                 for held in rest {
                     let _ = held.put_right(&sftp).await;
                 }
             });
-        }
-    }
-}
-
-/// Connects, logs in and starts SFTP, and counts how that ended.
-async fn connect(target: &Target, credentials: &Credentials) -> Result<(Connection, sftp::Session), ConnectError> {
-    let turn = target.login_turn().await.inspect_err(|_| {
-        metrics::backend_connect(&target.backend().name, BackendConnectResult::Timeout);
-    })?;
-    let attempt = async {
-        let connection = Connection::open(target, credentials).await?;
-        // What the server counts are connections that have not logged in yet.
-        drop(turn);
-        let sftp = connection.open_sftp().await?;
-        Ok((connection, sftp))
-    };
-    let result = timeout(LOGIN_LIMIT, attempt).await.unwrap_or(Err(ConnectError::TimedOut { phase: Phase::Login }));
-    let counted = result.as_ref().map_or_else(connect_result, |_| BackendConnectResult::Ok);
-    metrics::backend_connect(&target.backend().name, counted);
-    result
-}
-
-fn connect_result(error: &ConnectError) -> BackendConnectResult {
-    match error {
-        ConnectError::Resolve { .. } => BackendConnectResult::Dns,
-        ConnectError::Unreachable { .. } | ConnectError::Lost(_) => BackendConnectResult::Refused,
-        ConnectError::TimedOut { .. } | ConnectError::Sftp(SftpError::TimedOut) => BackendConnectResult::Timeout,
-        ConnectError::HostKey(_) => BackendConnectResult::HostKey,
-        ConnectError::Rejected { .. } => BackendConnectResult::Auth,
-        ConnectError::KeyExchange(_) | ConnectError::NoSftp(_) | ConnectError::Sftp(_) => {
-            BackendConnectResult::Protocol
         }
     }
 }

@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::{Limits, PassiveAddress, Timeouts, User};
+use crate::config::{Limits, Login, PassiveAddress, Timeouts, User};
 use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
-use crate::ssh::{PrivateKey, Target};
+use crate::ssh::{Credentials, Method, PrivateKey, Target};
 use crate::tls::ServerTls;
 use crate::transfer::passive::PassivePorts;
 use crate::transfer::sweep::Sweeper;
+
+use super::backend::Identity;
+use super::line::Pool;
 
 /// Shared by all sessions of the process.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub struct Services {
     pub targets: HashMap<String, Arc<Target>>,
     /// Private keys by user entry.
     pub private_keys: HashMap<String, Arc<PrivateKey>>,
+    /// Connections that sessions share, by user entry.
+    pub pools: HashMap<String, Arc<Pool>>,
     /// Certificates.
     pub tls: ServerTls,
     /// USER and PASS only under TLS.
@@ -42,5 +47,27 @@ impl Services {
     /// The backend of a user entry.
     pub fn target(&self, user: &User) -> Option<Arc<Target>> {
         self.targets.get(&user.backend.name).cloned()
+    }
+
+    /// Whose login on the backend the sessions of a user entry have.
+    pub fn identity(&self, user: &User) -> Identity {
+        match user.login {
+            Login::Passthrough => Identity::Passthrough,
+            Login::Password { .. } | Login::PrivateKey { .. } => Identity::Mapped(self.pools.get(&user.name).cloned()),
+        }
+    }
+}
+
+/// The login of the gateway's own that a user entry has; `None` for passthrough, or where the key is missing.
+pub fn mapped_credentials(user: &User, private_keys: &HashMap<String, Arc<PrivateKey>>) -> Option<Credentials> {
+    match &user.login {
+        Login::Passthrough => None,
+        Login::Password { user, password } => {
+            Some(Credentials { user: user.clone(), method: Method::Password(password.clone()) })
+        }
+        Login::PrivateKey { user: backend_user, .. } => {
+            let key = private_keys.get(&user.name)?;
+            Some(Credentials { user: backend_user.clone(), method: Method::PrivateKey(Arc::clone(key)) })
+        }
     }
 }

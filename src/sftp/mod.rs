@@ -9,6 +9,7 @@
 //! | [`session`] | one request, one method |
 //! | [`file`](mod@file), [`directory`] | what is open; closed on every path |
 //! | [`read`], [`write`](mod@write), [`seal`] | whole files, many requests at a time, and their end in one flight |
+//! | [`striped`] | writing over several channels |
 //!
 //! Any future here may be dropped: a reply that comes late is dropped too, and what it opened is closed.
 
@@ -20,6 +21,7 @@ mod requests;
 pub mod seal;
 pub mod session;
 pub mod stream;
+pub mod striped;
 mod tasks;
 pub mod window;
 pub mod wire;
@@ -32,6 +34,7 @@ pub use read::ReadStream;
 pub use seal::{Acknowledgement, Ending, Sealed};
 pub use session::Session;
 pub use stream::{PacketSink, PacketSource, SinkClosed, StreamSink, StreamSource};
+pub use striped::{MoreChannels, StripedWriter};
 pub use wire::attributes::{Attributes, FileKind};
 pub use wire::extensions::{Extensions, FileSystem, Limits};
 pub use wire::packet::OpenFlags;

@@ -57,6 +57,17 @@ impl ReadStream {
         }
     }
 
+    /// The next bytes of the file if they are here already. An end or a failure is left for [`ReadStream::next`] to tell.
+    pub fn ready(&mut self) -> Option<Bytes> {
+        if self.ended.is_some() {
+            return None;
+        }
+        self.advance().unwrap_or_else(|error| {
+            self.ended = Some(Err(error));
+            None
+        })
+    }
+
     /// CLOSE; replies still on their way are dropped when they come.
     ///
     /// # Errors
@@ -66,7 +77,8 @@ impl ReadStream {
         self.file.close().await
     }
 
-    async fn step(&mut self) -> Result<Option<Bytes>, SftpError> {
+    /// What can be done without waiting: takes in replies, sends requests, and hands on what is next.
+    fn advance(&mut self) -> Result<Option<Bytes>, SftpError> {
         while let Ok(answer) = self.replies.try_recv() {
             self.take_in(answer)?;
         }
@@ -82,13 +94,20 @@ impl ReadStream {
             }
         }
         match self.window.deliver() {
-            Delivery::Data(bytes) => return Ok(Some(bytes)),
+            Delivery::Data(bytes) => Ok(Some(bytes)),
             Delivery::End => {
                 self.ended = Some(Ok(()));
-                return Ok(None);
+                Ok(None)
             }
-            Delivery::Failed(error) => return Err(error),
-            Delivery::Nothing => {}
+            Delivery::Failed(error) => Err(error),
+            Delivery::Nothing => Ok(None),
+        }
+    }
+
+    async fn step(&mut self) -> Result<Option<Bytes>, SftpError> {
+        let bytes = self.advance()?;
+        if bytes.is_some() || self.ended.is_some() {
+            return Ok(bytes);
         }
         let waits_for_room = self.window.has_request();
         let deadline = if self.window.in_flight() > 0 { self.progress } else { Instant::now() } + STALL;

@@ -152,6 +152,12 @@ impl Requests {
         self.shared.lock().owes_answers()
     }
 
+    /// Is every request answered?
+    pub(super) fn is_quiet(&self) -> bool {
+        let state = self.shared.lock();
+        state.pending.is_empty() && state.closing.is_empty()
+    }
+
     /// Waits until it owes none, or is gone.
     pub(super) async fn settled(&self) {
         loop {

@@ -121,6 +121,11 @@ impl Session {
         self.requests().owes_answers()
     }
 
+    /// Is nothing under way?
+    pub fn is_quiet(&self) -> bool {
+        self.requests().is_quiet()
+    }
+
     /// Waits until it owes none, or is lost.
     pub async fn settled(&self) {
         self.requests().settled().await;

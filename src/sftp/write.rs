@@ -70,8 +70,7 @@ pub struct WriteStream {
     window: u64,
     header: usize,
     packet: usize,
-    /// Writes not known to be stored, in file order; those answered behind an unanswered one stay until it is, so that
-    /// `begin` + acknowledged + the sum of these = `next_offset`.
+    /// Writes not known to be stored, in file order; those answered behind an unanswered one stay until it is.
     outstanding: VecDeque<Outstanding>,
     unanswered: u64,
     replies: mpsc::Receiver<Answer>,
@@ -170,8 +169,27 @@ impl WriteStream {
 
     /// How many bytes, from the offset begun at and without a gap, the server has said it took.
     pub fn acknowledged(&self) -> u64 {
-        let outstanding: u64 = self.outstanding.iter().map(|write| write.length).sum();
-        self.next_offset - self.begin - outstanding
+        self.first_unacknowledged().unwrap_or(self.next_offset) - self.begin
+    }
+
+    /// Where the first WRITE begins that is not known to be stored.
+    pub(super) fn first_unacknowledged(&self) -> Option<u64> {
+        self.outstanding.front().map(|write| write.offset)
+    }
+
+    /// Bytes that were sent and not answered.
+    pub(super) fn unanswered(&self) -> u64 {
+        self.unanswered
+    }
+
+    /// How long its handle is, for which its buffers have room.
+    pub(super) fn handle_length(&self) -> usize {
+        self.file.handle().len()
+    }
+
+    /// Goes on at a later offset: what is between is written by somebody else.
+    pub(super) fn skip_to(&mut self, offset: u64) {
+        self.next_offset = self.next_offset.max(offset);
     }
 
     /// Waits for every acknowledgement; the file, and how many bytes were written.

@@ -16,7 +16,7 @@ use super::channel::{ChannelSink, ChannelSource, Subsystem};
 use super::client::{Client, ClientError, Facts, printable};
 use super::host_key::{HostKeyError, HostKeyPolicy, HostKeyVerdict, fingerprint_text};
 use super::known_hosts::KeyType;
-use super::stream::{self, Severable};
+use super::stream::{self, ReadAhead, Severable};
 use super::{ConnectError, Phase};
 use crate::config::{Backend, HostPort};
 use crate::sftp::{self, SftpError};
@@ -189,7 +189,7 @@ impl Target {
         let token = CancellationToken::new();
         let cut_on_drop = token.clone().drop_guard();
         let (facts, server_version) = (Arc::<Facts>::default(), Arc::<OnceLock<String>>::default());
-        let stream = Severable::new(tcp, token, Arc::clone(&server_version));
+        let stream = Severable::new(ReadAhead::new(tcp), token, Arc::clone(&server_version));
         let client = Client {
             server: endpoint.server.clone(),
             host_keys: Arc::clone(&self.host_keys),
@@ -265,7 +265,7 @@ impl Connection {
     async fn start_sftp(&self) -> Result<sftp::Session, ConnectError> {
         let channel_error = |error: russh::Error| match error {
             russh::Error::ChannelOpenFailure(reason) => {
-                ConnectError::NoSftp(format!("the server refused a channel ({reason:?})"))
+                ConnectError::NoChannel(format!("the server refused it ({reason:?})"))
             }
             _ => ConnectError::Lost(self.facts.ending_text()),
         };

@@ -64,7 +64,10 @@ pub enum ConnectError {
     /// The connection went away.
     #[error("connection lost: {0}")]
     Lost(String),
-    /// The server logs the user in, but gives no channel or no SFTP subsystem.
+    /// The server logs the user in, but gives no channel, or no further one.
+    #[error("no channel: {0}")]
+    NoChannel(String),
+    /// The server logs the user in, but gives no SFTP subsystem.
     #[error("no SFTP: {0}")]
     NoSftp(String),
     /// SFTP itself failed to start.
@@ -94,7 +97,12 @@ impl ConnectError {
         match self {
             Self::Resolve { .. } | Self::Unreachable { .. } | Self::Lost(_) => true,
             Self::TimedOut { phase } => matches!(phase, Phase::Tcp | Phase::KeyExchange),
-            Self::HostKey(_) | Self::KeyExchange(_) | Self::Rejected { .. } | Self::NoSftp(_) | Self::Sftp(_) => false,
+            Self::HostKey(_)
+            | Self::KeyExchange(_)
+            | Self::Rejected { .. }
+            | Self::NoChannel(_)
+            | Self::NoSftp(_)
+            | Self::Sftp(_) => false,
         }
     }
 }

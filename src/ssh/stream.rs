@@ -1,14 +1,15 @@
 //! The TCP connection under an SSH session: opened under a deadline, and cut the moment its owner lets go.
 
-use std::io;
+use std::io::{self, IoSliceMut, Read};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -72,6 +73,82 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
     Ok(())
+}
+
+/// Read beyond what was asked for. The SSH library asks for a packet's length and then for its rest, two reads for each
+/// packet; with this the second brings the next length along. More would save reads where packets are small, and be
+/// copied where they are not.
+const AHEAD: usize = 4 * 1024;
+
+/// A socket that reads ahead. An idle one holds no memory for that.
+pub(super) struct ReadAhead {
+    stream: TcpStream,
+    /// Room for what is read ahead; none while nothing comes.
+    ahead: Vec<u8>,
+    /// The part of it that was not handed on yet.
+    unread: Range<usize>,
+}
+
+impl ReadAhead {
+    /// For a socket from which nothing was read yet.
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self { stream, ahead: Vec::new(), unread: 0..0 }
+    }
+}
+
+impl AsyncRead for ReadAhead {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while this.unread.is_empty() {
+            if this.stream.poll_read_ready(context)?.is_pending() {
+                this.ahead = Vec::new();
+                return Poll::Pending;
+            }
+            if this.ahead.is_empty() {
+                this.ahead = vec![0; AHEAD];
+            }
+            let asked = buffer.initialize_unfilled();
+            let room = asked.len();
+            let socket = SockRef::from(&this.stream);
+            let slices = &mut [IoSliceMut::new(asked), IoSliceMut::new(&mut this.ahead)];
+            let mut count = None;
+            // A read that did not fill its room has emptied the socket: reported as if it blocked, so that the next
+            // one waits for the socket instead of asking it in vain.
+            let read = this.stream.try_io(Interest::READABLE, || {
+                let read = (&*socket).read_vectored(slices)?;
+                count = Some(read);
+                if (1..room + AHEAD).contains(&read) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (count, read) {
+                (Some(count), _) => {
+                    this.unread = 0..count.saturating_sub(room);
+                    buffer.advance(count.min(room));
+                    return Poll::Ready(Ok(()));
+                }
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                (None, _) => {}
+            }
+        }
+        let unread = this.ahead.get(this.unread.clone()).unwrap_or_default();
+        let handed_on = unread.get(..buffer.remaining()).unwrap_or(unread);
+        buffer.put_slice(handed_on);
+        this.unread.start += handed_on.len();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ReadAhead {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
 }
 
 /// A stream that ends when a token is cancelled.
@@ -171,6 +248,7 @@ impl Identification {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -193,6 +271,34 @@ mod tests {
         let mut rest = Vec::new();
         far.read_to_end(&mut rest).await.unwrap();
         assert!(rest.len() <= 1, "more than the byte in flight: {rest:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_read_ahead_comes_in_order_whatever_is_asked_for_and_nothing_is_held_when_idle() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        let sent: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let mut stream = ReadAhead::new(near);
+        let reading = async {
+            let mut received = Vec::new();
+            for size in [4, 33_000, 1, AHEAD, AHEAD + 1, 4].into_iter().cycle() {
+                let mut part = vec![0; size.min(sent.len() - received.len())];
+                if part.is_empty() {
+                    break;
+                }
+                stream.read_exact(&mut part).await.unwrap();
+                received.extend(part);
+            }
+            received
+        };
+        let (written, received) = tokio::join!(far.write_all(&sent), reading);
+        written.unwrap();
+        assert!(received == sent);
+        assert!(stream.read(&mut [0; 10]).now_or_never().is_none());
+        assert_eq!(stream.ahead.capacity(), 0);
+        drop(far);
+        assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0);
     }
 
     fn observed(chunks: &[&[u8]]) -> Option<String> {

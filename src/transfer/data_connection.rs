@@ -1,10 +1,12 @@
 //! An open data connection: bytes in, bytes out, and the three ways it may end (RFC 959 §3.2, RFC 4217 §10).
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BufMut;
+use bytes::{Buf, BufMut, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -13,11 +15,27 @@ use tokio_rustls::server::TlsStream;
 
 use crate::tls::{DataTls, Secured};
 
+use super::outcome::Progress;
 use super::prompt_socket::PromptSocket;
+use super::receipt::Receipt;
 
 /// How long a client may take to close its side after ours was closed. Its last bytes are not wanted any more; what is
 /// waited for is that ours arrive before the socket goes.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Given to one write, bytes: many TLS records (RFC 8446 §5.1) leave in one system call. Twice as
+/// much measured no faster, and it is memory of a transfer.
+const AT_ONCE: usize = 128 * 1024;
+
+/// Records that may wait in TLS buffers: [`AT_ONCE`] and what encryption adds, with room to spare.
+const MOST_WRITTEN: usize = AT_ONCE + AT_ONCE / 16;
+
+/// Pieces given to one write. A server that sends its file in smaller ones gets more writes.
+const SLICES: usize = 16;
+
+/// The end of a file is held back until it is known to be the end, so that its receipt can be asked for. So little is one
+/// TLS record and one segment, and a file that is no longer costs no further one.
+const HELD_BACK: usize = 4 * 1024;
 
 /// What can go wrong with the client's data connection.
 #[derive(Debug, thiserror::Error)]
@@ -51,9 +69,26 @@ pub enum DataError {
     Idle,
 }
 
+impl DataError {
+    /// TCP_USER_TIMEOUT is the idle time too, counted by the kernel.
+    fn of(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::TimedOut { Self::Idle } else { Self::Broken(error) }
+    }
+}
+
 /// A data connection on which a transfer may run.
 #[derive(Debug)]
-pub enum DataConnection {
+pub struct DataConnection {
+    channel: DataChannel,
+    /// What waits to be sent, in order: less than [`AT_ONCE`] and a piece.
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    /// Writes in clear so far.
+    clear_writes: u64,
+}
+
+#[derive(Debug)]
+enum DataChannel {
     /// PROT C.
     Clear(TcpStream),
     /// PROT P.
@@ -69,16 +104,26 @@ impl DataConnection {
         let hello = LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream));
         let hello = hello.await.map_err(DataError::Handshake)?;
         let tls = choose();
-        let stream = hello.into_stream(Arc::clone(&tls.config)).await.map_err(DataError::Handshake)?;
+        let mut stream = hello.into_stream(Arc::clone(&tls.config)).await.map_err(DataError::Handshake)?;
+        stream.get_mut().1.set_buffer_limit(Some(MOST_WRITTEN));
         tls.established(&Secured::of(stream.get_ref().1));
-        Ok(Self::Private(Box::new(stream)))
+        Ok(Self::new(DataChannel::Private(Box::new(stream))))
+    }
+
+    /// A connection that stays in clear.
+    pub(super) fn clear(stream: TcpStream) -> Self {
+        Self::new(DataChannel::Clear(stream))
+    }
+
+    fn new(channel: DataChannel) -> Self {
+        Self { channel, queue: VecDeque::new(), queued: 0, clear_writes: 0 }
     }
 
     /// What its TLS handshake was; `None` in clear.
     pub fn secured(&self) -> Option<Secured> {
-        match self {
-            Self::Clear(_) => None,
-            Self::Private(stream) => Some(Secured::of(stream.get_ref().1)),
+        match &self.channel {
+            DataChannel::Clear(_) => None,
+            DataChannel::Private(stream) => Some(Secured::of(stream.get_ref().1)),
         }
     }
 
@@ -87,74 +132,108 @@ impl DataConnection {
     /// # Errors
     /// [`DataError::NoCloseNotify`] when TCP ended before TLS did, [`DataError::Broken`] for anything else.
     pub async fn read(&mut self, buffer: &mut impl BufMut) -> Result<usize, DataError> {
-        let result = match self {
-            Self::Clear(stream) => stream.read_buf(buffer).await,
-            Self::Private(stream) => stream.read_buf(buffer).await,
+        let result = match &mut self.channel {
+            DataChannel::Clear(stream) => stream.read_buf(buffer).await,
+            DataChannel::Private(stream) => stream.read_buf(buffer).await,
         };
         result.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => DataError::NoCloseNotify,
-            _ => DataError::Broken(error),
+            _ => DataError::of(error),
         })
     }
 
-    /// Writes some of the bytes into the connection, at least one; they may wait in TLS and kernel buffers.
+    /// Puts bytes into the queue; [`DataConnection::send`] sends them, and the last of them [`DataConnection::finish`].
+    pub(super) fn queue(&mut self, bytes: Bytes) {
+        self.queued += bytes.len();
+        self.queue.push_back(bytes);
+    }
+
+    /// Is there enough in the queue for one write?
+    pub(super) fn has_enough(&self) -> bool {
+        self.queued >= AT_ONCE
+    }
+
+    /// Sends what is in the queue, all but its last [`HELD_BACK`] bytes. `idle` limits the time without progress, not
+    /// the whole.
     ///
     /// # Errors
-    /// When the client is gone.
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<usize, DataError> {
-        let written = match self {
-            Self::Clear(stream) => stream.write(bytes).await,
-            Self::Private(stream) => stream.write(bytes).await,
-        };
-        match written {
-            Ok(0) if !bytes.is_empty() => Err(DataError::Broken(io::ErrorKind::WriteZero.into())),
-            Ok(count) => Ok(count),
-            Err(error) => Err(DataError::Broken(error)),
-        }
+    /// When the client is gone, or took nothing for `idle`.
+    pub(super) async fn send(&mut self, idle: Duration, progress: &Progress) -> Result<(), DataError> {
+        self.send_but(HELD_BACK, idle, progress).await
+    }
+
+    /// Sends all but the very last byte, so that the client sees what there is while more is waited for.
+    ///
+    /// # Errors
+    /// As [`DataConnection::send`].
+    pub(super) async fn send_early(&mut self, idle: Duration, progress: &Progress) -> Result<(), DataError> {
+        self.send_but(1, idle, progress).await
     }
 
     /// Ends a download or a listing: all bytes out, close_notify, FIN, and then the client's FIN.
     ///
+    /// Success means that the client's kernel has every byte, where ours can tell.
+    ///
     /// # Errors
-    /// When the client broke the connection before everything was handed over, or took nothing for `idle`.
-    pub async fn finish(mut self, idle: Duration) -> Result<(), DataError> {
-        let flushed = timeout(idle, async {
-            match &mut self {
-                Self::Clear(stream) => stream.shutdown().await,
-                // Flushes, sends close_notify, and closes the sending side.
-                Self::Private(stream) => stream.shutdown().await,
-            }
-        });
-        match flushed.await {
-            Ok(flushed) => flushed.map_err(DataError::Broken)?,
-            Err(_) => {
-                self.reset();
-                return Err(DataError::Idle);
-            }
-        }
-        let mut socket = match self {
-            Self::Clear(stream) => stream,
-            Self::Private(stream) => stream.into_inner().0.into_inner(),
+    /// When the client broke the connection before it had everything, or took nothing for `idle`.
+    pub(super) async fn finish(mut self, idle: Duration, progress: &Progress) -> Result<(), DataError> {
+        let sent = async {
+            // A black-holed client: what the kernel holds for it is not waited for for ever.
+            let _ = SockRef::from(self.socket()).set_tcp_user_timeout(Some(idle));
+            self.send_but(HELD_BACK, idle, progress).await?;
+            let receipt = if self.queued > 0 { Receipt::ask(self.socket()) } else { None };
+            let before = self.writes();
+            self.send_but(0, idle, progress).await?;
+            let receipt = receipt.filter(|_| self.writes() == before + 1);
+            let shutdown = async {
+                match &mut self.channel {
+                    DataChannel::Clear(stream) => stream.shutdown().await,
+                    // Flushes, sends close_notify, and closes the sending side.
+                    DataChannel::Private(stream) => stream.shutdown().await,
+                }
+            };
+            timeout(idle, shutdown).await.map_err(|_| DataError::Idle)?.map_err(DataError::of)?;
+            Ok(receipt)
         };
+        let receipt = match sent.await {
+            Ok(receipt) => receipt,
+            Err(error) => {
+                self.reset();
+                return Err(error);
+            }
+        };
+        let mut socket = self.into_socket();
         // Closing a socket that still has unread bytes (the client's close_notify) makes the kernel send RST, which
         // can overtake what we sent. So its bytes are read away, but no client may hold us up for long.
-        let drain = async {
-            let mut discarded = [0_u8; 256];
+        let drained = timeout(LINGER, drain(&mut socket)).await;
+        let Some(receipt) = receipt else { return Ok(()) };
+        if receipt.is_here(&socket) {
             // A reset is no failure here: a client that knows the size closes as soon as it has all of it, with our
             // close_notify unread, and its kernel then resets.
-            while matches!(socket.read(&mut discarded).await, Ok(1..)) {}
-        };
-        let _ = timeout(LINGER, drain).await;
-        Ok(())
+            return Ok(());
+        }
+        match drained {
+            Ok(Err(error)) => return Err(DataError::of(error)),
+            Ok(Ok(())) => receipt.comes(&socket).await,
+            Err(_) => {
+                let came = receipt.comes(&socket).await;
+                let _ = timeout(LINGER, drain(&mut socket)).await;
+                came
+            }
+        }
+        .map_err(|error| {
+            let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+            DataError::of(error)
+        })
     }
 
     /// Ends an upload whose end the client has announced: answers close_notify and closes.
     pub async fn acknowledge_end(mut self) {
         // The bytes are ours already; a client that has gone away meanwhile changes nothing.
         let closing = async {
-            match &mut self {
-                Self::Clear(stream) => stream.shutdown().await,
-                Self::Private(stream) => stream.shutdown().await,
+            match &mut self.channel {
+                DataChannel::Clear(stream) => stream.shutdown().await,
+                DataChannel::Private(stream) => stream.shutdown().await,
             }
         };
         let _ = timeout(LINGER, closing).await;
@@ -162,10 +241,73 @@ impl DataConnection {
 
     /// Ends a transfer that failed, so that the client cannot take it for complete: RST, and no close_notify.
     pub fn reset(self) {
-        let socket = match self {
-            Self::Clear(stream) => stream,
-            Self::Private(stream) => stream.into_inner().0.into_inner(),
-        };
-        let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
     }
+
+    fn socket(&self) -> &TcpStream {
+        match &self.channel {
+            DataChannel::Clear(stream) => stream,
+            DataChannel::Private(stream) => stream.get_ref().0.get_ref(),
+        }
+    }
+
+    fn into_socket(self) -> TcpStream {
+        match self.channel {
+            DataChannel::Clear(stream) => stream,
+            DataChannel::Private(stream) => stream.into_inner().0.into_inner(),
+        }
+    }
+
+    /// How often the kernel was given something to send.
+    fn writes(&self) -> u64 {
+        match &self.channel {
+            DataChannel::Clear(_) => self.clear_writes,
+            DataChannel::Private(stream) => stream.get_ref().0.writes(),
+        }
+    }
+
+    /// Sends all of the queue but its last `kept` bytes, in writes as large as TLS buffers take.
+    async fn send_but(&mut self, kept: usize, idle: Duration, progress: &Progress) -> Result<(), DataError> {
+        while self.queued > kept {
+            let mut left = self.queued - kept;
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            for (slice, piece) in slices.iter_mut().zip(&self.queue) {
+                let part = piece.get(..left).unwrap_or(piece);
+                left -= part.len();
+                *slice = IoSlice::new(part);
+            }
+            let write = async {
+                match &mut self.channel {
+                    DataChannel::Clear(stream) => stream.write_vectored(&slices).await,
+                    DataChannel::Private(stream) => stream.write_vectored(&slices).await,
+                }
+            };
+            let mut written = match timeout(idle, write).await {
+                Ok(Ok(0)) => return Err(DataError::Broken(io::ErrorKind::WriteZero.into())),
+                Ok(Ok(written)) => written,
+                Ok(Err(error)) => return Err(DataError::of(error)),
+                Err(_) => return Err(DataError::Idle),
+            };
+            progress.add(written);
+            self.clear_writes += 1;
+            self.queued -= written;
+            while let Some(piece) = self.queue.front_mut() {
+                let taken = written.min(piece.len());
+                piece.advance(taken);
+                written -= taken;
+                if piece.has_remaining() {
+                    break;
+                }
+                self.queue.pop_front();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads until the client's FIN.
+async fn drain(socket: &mut TcpStream) -> io::Result<()> {
+    let mut discarded = [0_u8; 256];
+    while socket.read(&mut discarded).await? > 0 {}
+    Ok(())
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use bytes::Bytes;
 
 use crate::ftp::ascii::ToNetwork;
 use crate::sftp::{File, ReadStream};
 
-use super::data_connection::{DataConnection, DataError};
+use super::data_connection::DataConnection;
 use super::endpoint::{DataEndpoint, Direction};
 use super::outcome::{Outcome, Progress, Stop, TransferError};
 
@@ -18,6 +18,8 @@ pub struct Download {
     pub endpoint: DataEndpoint,
     /// The file, open for reading.
     pub file: File,
+    /// How long it is thought to be; a file that is longer or shorter is sent as it is.
+    pub size: Option<u64>,
     /// First byte of the file to send.
     pub offset: u64,
     /// TYPE A: line ends become CRLF.
@@ -33,8 +35,11 @@ pub struct Download {
 impl Download {
     /// Runs it to its end.
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
-        let Self { endpoint, file, offset, ascii, skip, window, idle } = self;
+        let Self { endpoint, file, size, offset, ascii, skip, window, idle } = self;
         let mut source = ReadStream::new(file, offset, window);
+        if let Some(size) = size {
+            source = source.expecting(size);
+        }
         let mut backend_bytes = 0;
         let result = async {
             let mut connection = tokio::select! {
@@ -48,7 +53,7 @@ impl Download {
             match sent {
                 Ok(()) => tokio::select! {
                     reason = stop.tripped() => Err(reason.into()),
-                    finished = connection.finish(idle) => Ok(finished?),
+                    finished = connection.finish(idle, &progress) => Ok(finished?),
                 },
                 Err(error) => {
                     connection.reset();
@@ -73,33 +78,23 @@ async fn send(
     backend_bytes: &mut u64,
 ) -> Result<(), TransferError> {
     let mut converter = ToNetwork::default();
-    let mut converted = Vec::new();
-    while let Some(chunk) = source.next().await? {
-        *backend_bytes += chunk.len() as u64;
-        let mut bytes: &[u8] = &chunk;
-        if ascii {
-            converted.clear();
-            converter.convert(&chunk, &mut converted);
-            let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(converted.len());
-            skip -= skipped as u64;
-            bytes = converted.get(skipped..).unwrap_or_default();
+    while let Some(first) = source.next().await? {
+        let mut next = Some(first);
+        // What is here already leaves together.
+        while let Some(bytes) = next {
+            *backend_bytes += bytes.len() as u64;
+            connection.queue(if ascii { converted(&mut converter, &bytes, &mut skip) } else { bytes });
+            next = if connection.has_enough() { None } else { source.ready() };
         }
-        write_all(connection, bytes, idle, progress).await?;
+        connection.send(idle, progress).await?;
     }
     Ok(())
 }
 
-/// Writes everything; `idle` limits the time without progress, not the whole.
-pub(super) async fn write_all(
-    connection: &mut DataConnection,
-    mut bytes: &[u8],
-    idle: Duration,
-    progress: &Progress,
-) -> Result<(), DataError> {
-    while !bytes.is_empty() {
-        let written = timeout(idle, connection.write(bytes)).await.map_err(|_| DataError::Idle)??;
-        progress.add(written);
-        bytes = bytes.get(written..).unwrap_or_default();
-    }
-    Ok(())
+fn converted(converter: &mut ToNetwork, bytes: &[u8], skip: &mut u64) -> Bytes {
+    let mut converted = Vec::with_capacity(bytes.len());
+    converter.convert(bytes, &mut converted);
+    let skipped = usize::try_from(*skip).unwrap_or(usize::MAX).min(converted.len());
+    *skip -= skipped as u64;
+    Bytes::from(converted).split_off(skipped)
 }

@@ -194,7 +194,7 @@ async fn arrive(
                 // Without it small files cost 33 to 40 ms each with several clients (Nagle against delayed ACK).
                 let _ = stream.set_nodelay(true);
                 if !rules.protection.is_private() {
-                    return Ok(DataConnection::Clear(stream));
+                    return Ok(DataConnection::clear(stream));
                 }
                 let (rules, direction) = (rules.clone(), Arc::clone(&direction));
                 shaking_hands.spawn(async move { shake_hands(stream, &rules, &direction).await });

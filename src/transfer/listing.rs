@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 
 use crate::ftp::facts::{self, Entry, EntryKind, FactPermissions, FactSelection};
 use crate::ftp::list;
-use crate::sftp::{Attributes, BackendPath, Directory, DirectoryEntry, FileKind};
+use crate::sftp::{Attributes, BackendPath, Directory, DirectoryEntry, FileKind, SftpError};
 
 use super::data_connection::DataConnection;
-use super::download::write_all;
 use super::endpoint::{DataEndpoint, Direction};
 use super::outcome::{Outcome, Progress, Stop, TransferError};
 use super::temporary::is_hidden;
@@ -81,7 +82,7 @@ impl Listing {
             match sent {
                 Ok(()) => tokio::select! {
                     reason = stop.tripped() => Err(reason.into()),
-                    finished = connection.finish(idle) => Ok(finished?),
+                    finished = connection.finish(idle, &progress) => Ok(finished?),
                 },
                 Err(error) => {
                     connection.reset();
@@ -108,21 +109,24 @@ async fn send(
     progress: &Progress,
 ) -> Result<(), TransferError> {
     loop {
-        let page = match source {
-            Source::Directory(directory) => directory.next().await?,
-            Source::Entries(entries) if entries.is_empty() => None,
-            Source::Entries(entries) => Some(std::mem::take(entries)),
+        let page = match source.next().now_or_never() {
+            Some(page) => page?,
+            None => {
+                // Nothing more is here: what is goes out, so that the client sees it while the backend works.
+                connection.queue(formatter.take_lines());
+                connection.send_early(idle, progress).await?;
+                source.next().await?
+            }
         };
-        let last = page.is_none();
-        formatter.page(page.unwrap_or_default()).await;
-        if last || formatter.lines.len() >= GATHERED {
-            write_all(connection, &formatter.lines, idle, progress).await?;
-            formatter.lines.clear();
-        }
-        if last {
-            return Ok(());
+        let Some(page) = page else { break };
+        formatter.page(page).await;
+        if formatter.lines.len() >= GATHERED {
+            connection.queue(formatter.take_lines());
+            connection.send(idle, progress).await?;
         }
     }
+    connection.queue(formatter.take_lines());
+    Ok(())
 }
 
 /// Lists a few entries as lines without a data connection (STAT with a pathname).
@@ -139,6 +143,17 @@ pub async fn lines(
     formatter.lines
 }
 
+impl Source {
+    /// The next entries; `None` at the end. Cancel-safe.
+    async fn next(&mut self) -> Result<Option<Vec<DirectoryEntry>>, SftpError> {
+        match self {
+            Self::Directory(directory) => directory.next().await,
+            Self::Entries(entries) if entries.is_empty() => Ok(None),
+            Self::Entries(entries) => Ok(Some(std::mem::take(entries))),
+        }
+    }
+}
+
 struct Formatter {
     directory: BackendPath,
     style: Style,
@@ -150,6 +165,10 @@ struct Formatter {
 }
 
 impl Formatter {
+    fn take_lines(&mut self) -> Bytes {
+        Bytes::from(std::mem::take(&mut self.lines))
+    }
+
     async fn page(&mut self, mut entries: Vec<DirectoryEntry>) {
         entries.retain(|entry| {
             // SECURITY: a name that would break a line, or that no command could address, is not shown.

@@ -10,6 +10,7 @@ pub mod listing;
 pub mod outcome;
 pub mod passive;
 pub mod prompt_socket;
+mod receipt;
 pub mod sweep;
 pub mod temporary;
 pub mod upload;

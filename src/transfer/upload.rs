@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use tokio::time::timeout;
 
 use crate::ftp::ascii::FromNetwork;
-use crate::sftp::{File, Session, SftpError, WriteStream};
+use crate::sftp::{File, MoreChannels, Session, SftpError, StripedWriter};
 
 use super::commit;
 use super::data_connection::{DataConnection, DataError};
@@ -18,7 +18,6 @@ use super::outcome::{Outcome, Progress, Stop, StopReason, TransferError};
 const CONVERSION_BUFFER: usize = 16 * 1024;
 
 /// A file that is open on the backend, and where its bytes come from.
-#[derive(Debug)]
 pub struct Upload {
     /// Where the client will bring it.
     pub endpoint: DataEndpoint,
@@ -34,6 +33,8 @@ pub struct Upload {
     pub ascii: bool,
     /// Bytes in flight.
     pub window: usize,
+    /// Where further channels come from, if it may have some.
+    pub more_channels: Option<MoreChannels>,
     /// No byte from the client for so long ends the transfer.
     pub idle: Duration,
     /// The end of TCP is no end under TLS.
@@ -52,7 +53,7 @@ struct Reached {
 impl Upload {
     /// Runs it to its end. Success means that every WRITE, CLOSE and the rename were acknowledged.
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
-        let Self { endpoint, sftp, file, landing, offset, ascii, window, idle, strict_end } = self;
+        let Self { endpoint, sftp, file, landing, offset, ascii, window, more_channels, idle, strict_end } = self;
         let mut reached = Reached::default();
         let result = async {
             let mut connection = tokio::select! {
@@ -70,7 +71,8 @@ impl Upload {
                     return Err(error);
                 }
             };
-            let mut sink = WriteStream::new(file, offset, window);
+            let more = more_channels.map(|more| (landing.path().clone(), more));
+            let mut sink = StripedWriter::new(file, offset, window, more);
             let received = tokio::select! {
                 reason = stop.tripped() => Err(reason.into()),
                 received = receive(&mut connection, &mut sink, ascii, idle, strict_end, &progress) => received,
@@ -81,6 +83,8 @@ impl Upload {
                 return Err(error);
             }
             let store = async {
+                // Nothing is under way on other channels any more, so what follows is the end of the whole file.
+                let sink = sink.gather().await?;
                 let sealed = sink.seal(landing.ending(&sftp)).await?;
                 reached.acknowledged = sealed.bytes;
                 if let Some(truncated) = truncated {
@@ -153,7 +157,7 @@ async fn unless_stopped(
 
 async fn receive(
     connection: &mut DataConnection,
-    sink: &mut WriteStream,
+    sink: &mut StripedWriter,
     ascii: bool,
     idle: Duration,
     strict_end: bool,
@@ -184,7 +188,7 @@ async fn receive(
 
 async fn receive_converted(
     connection: &mut DataConnection,
-    sink: &mut WriteStream,
+    sink: &mut StripedWriter,
     idle: Duration,
     strict_end: bool,
     progress: &Progress,

@@ -1,14 +1,16 @@
 //! What stands between a session and its backend: how many connections and channels there are, who shares them, and
 //! what becomes of them when they hang, are lost, or are not needed.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
 
 use crate::support::client::Client;
-use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER};
-use crate::support::sshd::{PASSWORD, Sshd, USER};
-use crate::support::transfer::{abort, begin, content, eventually, fill, names};
+use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
+use crate::support::sshd::{Options, PASSWORD, Sshd, USER};
+use crate::support::transfer::{abort, begin, content, end, eventually, fill, names};
 
 /// How long the command after an aborted transfer may take where one process of the server hangs.
 const OVERTAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -97,4 +99,237 @@ async fn a_transfer_that_is_aborted_leaves_no_channel_where_the_server_works() {
         client.ask("SIZE long", 213).await;
     }
     assert_eq!(sshd.sftp_servers(), servers);
+}
+
+/// A gateway whose mapped sessions share connections.
+fn sharing(sshd: &Sshd) -> Gateway {
+    Gateway::start(&Setup::backend_with(sshd, "connections: shared").with_users(&sshd.files()))
+}
+
+/// So many sessions of one user, opened at the same time.
+async fn crowd(gateway: &Gateway, user: &str, password: &str, count: usize) -> Vec<Client> {
+    let mut logins = JoinSet::new();
+    for _ in 0..count {
+        let mut client = Client::explicit(gateway).await;
+        let (user, password) = (user.to_owned(), password.to_owned());
+        logins.spawn(async move {
+            client.log_in(&user, &password).await;
+            client
+        });
+    }
+    logins.join_all().await
+}
+
+#[tokio::test]
+async fn sessions_of_one_mapped_user_share_a_connection_and_no_others_do() {
+    let sshd = Sshd::start().await;
+    let setup = Setup::backend_with(&sshd, "connections: shared").with_users(&sshd.files());
+    let gateway = Gateway::start(&setup.with_user("other", &format!("    root: \"{}\"\n", sshd.files().display())));
+    let mut clients = crowd(&gateway, MAPPED_USER, MAPPED_PASSWORD, 5).await;
+    assert_eq!((sshd.logins(), sshd.sftp_servers().len()), (1, 5));
+    // The same login on the backend, and yet another user.
+    clients.extend(crowd(&gateway, "other", MAPPED_PASSWORD, 2).await);
+    assert_eq!((sshd.logins(), sshd.sftp_servers().len()), (2, 7));
+    clients.extend(crowd(&gateway, USER, PASSWORD, 3).await);
+    assert_eq!((sshd.logins(), sshd.sftp_servers().len()), (5, 10));
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.ask("TYPE I", 200).await;
+        let bytes = content(200_000, number as u64);
+        assert_eq!(client.store(format!("STOR {number}"), &bytes).await.code, 226);
+        assert!(client.retrieve(number.to_string()).await == bytes);
+    }
+    for client in &mut clients {
+        client.ask("QUIT", 221).await;
+    }
+    eventually("nothing is left but what is kept for a while", || sshd.sftp_servers().is_empty()).await;
+    eventually("and then nothing at all", || sshd.session_processes().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_channel_that_is_given_back_serves_the_next_session() {
+    let sshd = Sshd::start().await;
+    sshd.place_directory("inner");
+    let gateway = sharing(&sshd);
+    let mut servers = Vec::new();
+    for round in 0..5 {
+        let mut client = Client::logged_in(&gateway).await;
+        // Nothing of the session before is seen.
+        assert!(client.ask("PWD", 257).await.text().contains("\"/\""), "round {round}");
+        client.ask("CWD inner", 250).await;
+        if round == 0 {
+            servers = sshd.sftp_servers();
+        }
+        assert_eq!(sshd.sftp_servers(), servers, "round {round}");
+        client.ask("QUIT", 221).await;
+        client.expect_closed().await;
+    }
+    assert_eq!(sshd.logins(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_gives_few_channels_gets_further_connections() {
+    let options = Options { config: vec!["MaxSessions 4".to_owned()], ..Options::default() };
+    let sshd = Sshd::with(options).await;
+    let gateway = sharing(&sshd);
+    let mut clients = crowd(&gateway, MAPPED_USER, MAPPED_PASSWORD, 10).await;
+    assert_eq!((sshd.logins(), sshd.sftp_servers().len()), (3, 10));
+    for client in &mut clients {
+        client.ask("MDTM nothing", 550).await;
+    }
+    assert_eq!(sshd.logins(), 3);
+}
+
+#[tokio::test]
+async fn sessions_over_a_shared_connection_that_is_lost_go_on_over_one_new_one() {
+    let sshd = Sshd::start().await;
+    sshd.place_directory("inner");
+    let gateway = sharing(&sshd);
+    let mut clients = crowd(&gateway, MAPPED_USER, MAPPED_PASSWORD, 5).await;
+    for client in &mut clients {
+        client.ask("CWD inner", 250).await;
+    }
+    assert_eq!(sshd.logins(), 1);
+    sshd.kill_sessions();
+    let mut commands = JoinSet::new();
+    for mut client in clients {
+        commands.spawn(async move {
+            client.ask("RMD /nothing", 550).await;
+            assert!(client.ask("PWD", 257).await.text().contains("\"/inner\""));
+            client
+        });
+    }
+    let _clients = commands.join_all().await;
+    assert_eq!((sshd.logins(), sshd.sftp_servers().len()), (2, 5));
+}
+
+#[tokio::test]
+async fn transfers_beyond_two_at_a_time_get_a_connection_of_their_own() {
+    let sshd = Sshd::start().await;
+    sshd.place_file("long", content(LONG, 1));
+    let gateway = sharing(&sshd);
+    let mut clients = crowd(&gateway, MAPPED_USER, MAPPED_PASSWORD, 5).await;
+    let mut transfers = Vec::new();
+    for client in &mut clients {
+        client.ask("TYPE I", 200).await;
+        let mut data = begin(client, "RETR long").await;
+        data.read_exact(&mut vec![0; 100_000]).await.unwrap();
+        transfers.push(data);
+    }
+    assert_eq!(sshd.logins(), 3);
+    for client in &mut clients {
+        abort(client).await;
+    }
+    drop(transfers);
+    // There is room again.
+    for client in &mut clients {
+        let data = begin(client, "STOR small").await;
+        end(data).await;
+        client.expect(226).await;
+    }
+    assert_eq!(sshd.logins(), 3);
+}
+
+#[tokio::test]
+async fn an_idle_session_gives_its_channel_back_and_goes_on_where_it_was() {
+    for (connections, processes_stay) in [("per-session", false), ("shared", true)] {
+        let sshd = Sshd::start().await;
+        sshd.place_directory("inner");
+        sshd.place_file("inner/old", b"old content");
+        let keys = format!("connections: {connections}, idle_release: 1s");
+        let gateway = Gateway::start(&Setup::backend_with(&sshd, &keys).with_users(&sshd.files()));
+        let mut client = Client::logged_in(&gateway).await;
+        let mut own = Client::explicit(&gateway).await;
+        own.log_in(USER, PASSWORD).await;
+        client.ask_all(&[("TYPE I", 200), ("CWD inner", 250), ("RNFR old", 350)]).await;
+        let (logins, servers) = (sshd.logins(), sshd.sftp_servers().len());
+        assert_eq!((logins, servers), (2, 2));
+        // A client's own login is not the gateway's to repeat: it is kept.
+        eventually("the channel is given back", || sshd.sftp_servers().len() == 1).await;
+        own.ask("SIZE nothing", 550).await;
+        client.ask("RNTO new", 250).await;
+        assert!(client.ask("PWD", 257).await.text().contains("\"/inner\""), "{connections}");
+        client.ask("REST 4", 350).await;
+        assert_eq!(names(&sshd.files().join("inner")), ["new"]);
+        if !processes_stay {
+            eventually("it is given back again", || sshd.sftp_servers().len() == 1).await;
+            assert_eq!(sshd.logins(), 3);
+        }
+        assert_eq!(client.retrieve("new").await, b"content", "{connections}");
+        assert_eq!(sshd.logins(), if processes_stay { 3 } else { 4 });
+    }
+}
+
+/// A gateway with a user whose uploads may take four channels.
+fn striping(sshd: &Sshd) -> Gateway {
+    let lines = format!("    root: \"{}\"\n    policy: {{upload_streams: 4}}\n", sshd.files().display());
+    Gateway::start(&Setup::backend(sshd).with_user("far", &lines))
+}
+
+#[tokio::test]
+async fn a_long_upload_is_spread_over_several_channels_and_a_short_one_is_not() {
+    let sshd = Sshd::start().await;
+    let gateway = striping(&sshd);
+    let mut client = Client::explicit(&gateway).await;
+    client.log_in("far", MAPPED_PASSWORD).await;
+    client.ask("TYPE I", 200).await;
+    let short = content(1_000_000, 1);
+    assert_eq!(client.store("STOR short", &short).await.code, 226);
+    assert_eq!(sshd.sftp_servers().len(), 1);
+    let long = content(LONG, 2);
+    for _ in 0..2 {
+        assert_eq!(client.store("STOR long", &long).await.code, 226);
+        assert!(fs::read(sshd.files().join("long")).unwrap() == long);
+        // They are kept for the next upload.
+        assert_eq!(sshd.sftp_servers().len(), 4);
+    }
+    client.ask("REST 3000000", 350).await;
+    assert_eq!(client.store("STOR long", &long[3_000_000..]).await.code, 226);
+    assert_eq!(client.store("APPE long", &long).await.code, 226);
+    assert!(fs::read(sshd.files().join("long")).unwrap() == [&*long, &*long].concat());
+    assert_eq!((sshd.sftp_servers().len(), sshd.logins()), (4, 1));
+    assert!(client.retrieve("short").await == short);
+    client.ask("QUIT", 221).await;
+    eventually("all are closed", || sshd.sftp_servers().is_empty()).await;
+    assert_eq!(names(&sshd.files()), ["long", "short"]);
+}
+
+#[tokio::test]
+async fn an_upload_whose_further_channels_are_lost_or_refused_is_whole_or_not_there() {
+    let sshd = Sshd::start().await;
+    let gateway = striping(&sshd);
+    let mut client = Client::explicit(&gateway).await;
+    client.log_in("far", MAPPED_PASSWORD).await;
+    client.ask("TYPE I", 200).await;
+    let first = sshd.sftp_servers();
+    let long = content(LONG, 1);
+    let mut data = begin(&mut client, "STOR long").await;
+    let mut sent = 0;
+    while sshd.sftp_servers().len() < 4 && sent + 1_000_000 < LONG {
+        data.write_all(&long[sent..sent + 1_000_000]).await.unwrap();
+        sent += 1_000_000;
+    }
+    let further: Vec<u32> = sshd.sftp_servers().into_iter().filter(|process| !first.contains(process)).collect();
+    assert_eq!(further.len(), 3);
+    sshd.kill(&further[..1]);
+    // Whatever is written from here on: it ends.
+    let _ = async {
+        data.write_all(&long[sent..]).await?;
+        data.shutdown().await
+    }
+    .await;
+    client.expect(451).await;
+    eventually("nothing is left of it", || names(&sshd.files()).is_empty()).await;
+    drop(data);
+    assert_eq!(client.store("STOR long", &long).await.code, 226);
+    assert!(fs::read(sshd.files().join("long")).unwrap() == long);
+
+    let options = Options { config: vec!["MaxSessions 2".to_owned()], ..Options::default() };
+    let sshd = Sshd::with(options).await;
+    let gateway = striping(&sshd);
+    let mut client = Client::explicit(&gateway).await;
+    client.log_in("far", MAPPED_PASSWORD).await;
+    client.ask("TYPE I", 200).await;
+    assert_eq!(client.store("STOR long", &long).await.code, 226);
+    assert!(fs::read(sshd.files().join("long")).unwrap() == long);
+    assert_eq!(sshd.sftp_servers().len(), 2);
 }

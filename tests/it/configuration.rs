@@ -104,10 +104,10 @@ listeners: [{name: a, address: '127.0.0.1:1', tls: implicit}]
 tls: {certificates: [{certificate: tls.crt, key: tls.key}], min_version: 1.3, require_control: false}
 passive: {ports: 4000, address: ftp.example, shared: false}
 backends:
-  b: {address: ['[::1]:2', h:3], host_keys: ['SHA256:uNiVztksCsDhcc0u9e8BrJQXVUpKZIDTMczCvj3tD2s'], keepalive: 1m, connect_timeout: 2s, request_timeout: 3s}
+  b: {address: ['[::1]:2', h:3], host_keys: ['SHA256:uNiVztksCsDhcc0u9e8BrJQXVUpKZIDTMczCvj3tD2s'], keepalive: 1m, connect_timeout: 2s, request_timeout: 3s, connections: shared, idle_release: 5m}
 users:
   u: {backend: b, login: passthrough, root: /r/, permissions: [list, mkdir], limits: {sessions: 7}, policy: {fsync: true}}
-policy: {data_tls: optional, data_tls_resumption: off, data_peer_check: false, upload: direct, upload_eof: lax, fsync: false, ascii: refuse, symlinks: follow, umask: '077'}
+policy: {data_tls: optional, data_tls_resumption: off, data_peer_check: false, upload: direct, upload_streams: 4, upload_eof: lax, fsync: false, ascii: refuse, symlinks: follow, umask: '077'}
 limits: {sessions: 5, sessions_per_ip: 4, failed_logins: {per_session: 9}, transfer_window: 1MiB}
 timeouts: {tls_handshake: 1s, login: 2s, idle: 3s, data_connect: 4s, data_idle: 5s}
 shutdown: {delay: 6s, drain: 0s}
@@ -127,6 +127,7 @@ log: {format: json, level: 'info,ftps2sftp::ssh=debug'}
     assert_eq!((backend.addresses.len(), backend.host_keys.len(), &backend.known_hosts), (2, 1, &None));
     let seconds = Duration::from_secs;
     assert_eq!((backend.keepalive, backend.connect_timeout), (seconds(60), seconds(2)));
+    assert_eq!((backend.shared, backend.idle_release), (true, Some(seconds(300))));
     let user = &config.users["u"];
     assert_eq!((user.root.as_slice(), user.max_sessions), (b"/r".as_slice(), Some(7)));
     assert!(user.permissions.list && user.permissions.mkdir && !user.permissions.read && !user.permissions.write);
@@ -389,8 +390,6 @@ fn what_does_not_exist_yet_is_refused_and_its_default_is_not() {
         ("active.enabled", with("active: {enabled: false}"), with("active: {enabled: true}")),
         ("trusted_proxies", with("trusted_proxies: []"), with("trusted_proxies: [10.0.0.0/8]")),
         ("backends.warehouse.algorithms", warehouse("algorithms: modern"), warehouse("algorithms: legacy")),
-        ("backends.warehouse.connections", warehouse("connections: per-session"), warehouse("connections: shared")),
-        ("backends.warehouse.idle_release", warehouse("idle_release: null"), warehouse("idle_release: 5m")),
         ("backends.warehouse.jump", warehouse("jump: null"), warehouse("jump: other")),
         ("users.acme.client_certificate", acme("client_certificate: null"), acme("client_certificate: {subject: a}")),
         ("users.acme.from", acme("from: ['::/0', 0.0.0.0/0]"), acme("from: [10.0.0.0/8]")),
@@ -398,7 +397,6 @@ fn what_does_not_exist_yet_is_refused_and_its_default_is_not() {
         ("users.acme.login.certificate", login("certificate: null"), login("certificate: id-cert.pub")),
         ("users.acme.login.agent", login("agent: null"), login("agent: /run/agent.sock")),
         ("users.acme.policy.ccc", acme("policy: {ccc: false}"), acme("policy: {ccc: true}")),
-        ("policy.upload_streams", with("policy: {upload_streams: 1}"), with("policy: {upload_streams: 4}")),
         ("policy.charset", with("policy: {charset: utf-8}"), with("policy: {charset: latin1}")),
         ("policy.symlinks", with("policy: {symlinks: inside}"), with("policy: {symlinks: hide}")),
         (

@@ -61,6 +61,8 @@ fn local_backend(addresses: Vec<HostPort>, connect_timeout: Duration) -> Arc<Bac
         connect_timeout,
         request_timeout: Duration::from_secs(30),
         quirks: Quirks::default(),
+        shared: false,
+        idle_release: None,
     })
 }
 
@@ -380,7 +382,7 @@ async fn says_so_where_there_is_no_sftp() {
     let config = vec!["MaxSessions 0".to_owned()];
     let sshd = Sshd::with(Options { config, ..Options::default() }).await;
     let connection = Connection::open(&listed(&sshd), &password(PASSWORD)).await.unwrap();
-    assert!(matches!(connection.open_sftp().await, Err(ConnectError::NoSftp(_))));
+    assert!(matches!(connection.open_sftp().await, Err(ConnectError::NoChannel(_))));
 }
 
 #[tokio::test]

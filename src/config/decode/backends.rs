@@ -19,6 +19,10 @@ const SSH_PORT: u16 = 22;
 /// Shortest deadline: below it a loaded network alone fails logins.
 const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// Shortest time before an idle session gives its channel back: below it, a client that thinks for a moment pays for a
+/// login with every command.
+const MIN_IDLE_RELEASE: Duration = Duration::from_secs(1);
+
 /// Every name that is written, with its backend where that is without mistakes.
 pub(super) type Backends = BTreeMap<String, Option<Arc<Backend>>>;
 
@@ -65,8 +69,10 @@ fn backend(name: &str, cursor: &Cursor<'_>, report: &mut Report) -> Option<Backe
     let connect_timeout = duration("connect_timeout", seconds(10));
     let request_timeout = duration("request_timeout", seconds(30));
     fields.not_yet("algorithms", "modern", is_word("modern"), report);
-    fields.not_yet("connections", "per-session", is_word("per-session"), report);
-    fields.not_yet("idle_release", "null", is_null, report);
+    let shared = fields.or("connections", false, report, |cursor, report| {
+        cursor.choice(&[("per-session", false), ("shared", true)], report)
+    });
+    let idle_release = fields.take_some("idle_release").and_then(|cursor| cursor.duration(MIN_IDLE_RELEASE, report));
     fields.not_yet("jump", "null", is_null, report);
     let quirks = fields.or("quirks", Quirks::default(), report, |cursor, report| Some(quirks(cursor, report)));
     if known_hosts_cursor.is_none() && has_no_host_key && !fields.is_misspelt(&["known_hosts", "host_keys"]) {
@@ -85,8 +91,12 @@ fn backend(name: &str, cursor: &Cursor<'_>, report: &mut Report) -> Option<Backe
         connect_timeout,
         request_timeout,
         quirks,
+        shared,
+        idle_release,
     })
 }
+
+type SetQuirk = fn(&mut Quirks);
 
 fn quirks(cursor: &Cursor<'_>, report: &mut Report) -> Quirks {
     let mut quirks = Quirks::default();
@@ -94,7 +104,7 @@ fn quirks(cursor: &Cursor<'_>, report: &mut Report) -> Quirks {
         return quirks;
     }
     for item in cursor.list("a list of quirks", report).unwrap_or_default() {
-        let choices: [(&str, fn(&mut Quirks)); 5] = [
+        let choices: [(&str, SetQuirk); 5] = [
             ("no-rename", |quirks| quirks.no_rename = true),
             ("no-setstat", |quirks| quirks.no_setstat = true),
             ("no-fsync", |quirks| quirks.no_fsync = true),

@@ -4,7 +4,10 @@ use super::super::raw::{Key, Node};
 use super::super::{AsciiMode, Policy, Resumption, Symlinks, UploadMode, scalar};
 use super::Report;
 use super::cursor::Cursor;
-use super::fields::{are_words, is_empty_list, is_flag, is_number, is_word};
+use super::fields::{are_words, is_empty_list, is_flag, is_word};
+
+/// Most channels of one upload: each is a process on the server, and OpenSSH gives ten to a connection.
+const MAX_UPLOAD_STREAMS: u32 = 4;
 
 /// The default of every key.
 pub(super) fn default() -> Policy {
@@ -14,6 +17,7 @@ pub(super) fn default() -> Policy {
         data_peer_check: true,
         upload: UploadMode::Atomic,
         keep_broken_uploads: false,
+        upload_streams: 1,
         upload_eof_strict: true,
         fsync: true,
         ascii: AsciiMode::Convert,
@@ -49,6 +53,9 @@ pub(super) fn policy(cursor: Option<Cursor<'_>>, defaults: &Policy, report: &mut
     policy.keep_broken_uploads = fields.or("broken_upload", policy.keep_broken_uploads, report, |cursor, report| {
         cursor.choice(&[("discard", false), ("keep", true)], report)
     });
+    policy.upload_streams = fields.or("upload_streams", policy.upload_streams, report, |cursor, report| {
+        cursor.count(MAX_UPLOAD_STREAMS, report).and_then(|count| usize::try_from(count).ok())
+    });
     policy.upload_eof_strict = fields.or("upload_eof", policy.upload_eof_strict, report, |cursor, report| {
         cursor.choice(&[("strict", true), ("lax", false)], report)
     });
@@ -73,7 +80,6 @@ pub(super) fn policy(cursor: Option<Cursor<'_>>, defaults: &Policy, report: &mut
         }
         cursor.parsed(EXPECTED, scalar::umask, report)
     });
-    fields.not_yet("upload_streams", "1", is_number(1), report);
     fields.not_yet("charset", "utf-8", is_word("utf-8"), report);
     fields.not_yet("list_time_zone", "UTC", is_word("UTC"), report);
     fields.not_yet("list_style", "unix", is_word("unix"), report);

@@ -166,6 +166,10 @@ impl Script {
 pub struct Record {
     /// Names of the requests, in the order they came.
     pub requests: Vec<&'static str>,
+    /// The same in flights: a new one begins with the first request after a reply. Each is a round trip to a backend that
+    /// is far, if replies are late enough (`Script::latency`) for a flight to leave whole.
+    pub flights: Vec<Vec<&'static str>>,
+    replied: bool,
     pub open_handles: usize,
     pub most_open_handles: usize,
     /// WRITEs and READs to a handle that is not open.
@@ -251,6 +255,7 @@ impl ScriptedSftp {
                 }
                 for (due, bytes) in batch {
                     sleep_until(due).await;
+                    self.shared.record.lock().unwrap().replied = true;
                     if writer.write_all(&bytes).await.is_err() {
                         return;
                     }
@@ -319,6 +324,10 @@ impl Connection<'_> {
         record.longest_packet = record.longest_packet.max(length);
         if let Packet::Request { request, .. } = packet {
             record.requests.push(request.name());
+            if std::mem::take(&mut record.replied) || record.flights.is_empty() {
+                record.flights.push(Vec::new());
+            }
+            record.flights.last_mut().unwrap().push(request.name());
         }
         drop(record);
         self.server.shared.seen.notify_waiters();

@@ -171,6 +171,8 @@ impl Sshd {
             connect_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
             quirks: Quirks::default(),
+            shared: false,
+            idle_release: None,
         })
     }
 
@@ -273,6 +275,11 @@ impl Sshd {
             assert!(Instant::now() < deadline, "processes that do not stop: {processes:?}");
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Kills some processes of [`Sshd::session_processes`].
+    pub(crate) fn kill(&self, processes: &[u32]) {
+        signal("KILL", processes);
     }
 
     /// Undoes [`Sshd::freeze_sessions`] and [`Sshd::freeze`].

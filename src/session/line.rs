@@ -1,0 +1,405 @@
+//! SSH connections to a backend and the SFTP channels on them: a connection for each session, or connections that the
+//! sessions of one mapped identity share (`backends.*.connections: shared`).
+//!
+//! A [`Line`] is a connection, a [`Lane`] is one session's channel on it, a [`Pool`] is what the sessions of one user
+//! entry share.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::sftp::{self, SftpError};
+use crate::ssh::{ConnectError, Connection, Credentials, Phase, Target};
+use crate::telemetry::metrics::{self, BackendConnectResult};
+
+/// How long a login on the backend may take in all once it has its turn, however many addresses are tried (F-6).
+const LOGIN_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long another channel on a connection may take. What a stopped download asked for comes first.
+const CHANNEL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Channels left behind on one connection. Each may be a process on the server that hangs, and OpenSSH has ten
+/// (MaxSessions); then the connection is given up, which ends them.
+const MAX_ABANDONED_CHANNELS: u32 = 3;
+
+/// Most channels on one connection, whatever the server allows: they share one TCP stream and one task of ours.
+/// OpenSSH refuses the eleventh unless told otherwise; how many a server gives is learned from its refusals.
+const MAX_CHANNELS: usize = 64;
+
+/// Transfers of files at a time on one connection that is shared. What a connection has in flight must stay below what
+/// the SSH library takes in during a key re-exchange, which is four transfer windows; further ones get another
+/// connection, and the bandwidth of another TCP stream with it.
+const MAX_TRANSFERS: usize = 2;
+
+/// Channels that are kept open for the next session of an identity: as many as log in and out at the same time at a
+/// busy site, and each is a process on the server.
+const MAX_KEPT_CHANNELS: usize = 16;
+
+/// How long a channel is kept without a session; half of that longer where the look around comes just before its time.
+const KEPT_TIME: Duration = Duration::from_secs(10);
+
+/// One connection and what is known of it.
+#[derive(Debug)]
+struct Line {
+    connection: Connection,
+    places: Mutex<Places>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    /// Channels, those that are being opened included.
+    taken: usize,
+    /// Channels that are open.
+    open: usize,
+    /// Transfers that run.
+    transfers: usize,
+    /// Channels that were left with answers owing.
+    abandoned: u32,
+    /// It takes no further channel.
+    closed: bool,
+}
+
+/// Room for a channel on a line; dropping it gives it back.
+#[derive(Debug)]
+struct Place {
+    line: Arc<Line>,
+    open: bool,
+    transfers: bool,
+}
+
+/// The channel of one session.
+#[derive(Debug)]
+pub(super) struct Lane {
+    sftp: sftp::Session,
+    place: Place,
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for a channel, and for a transfer over it where asked.
+    fn place(self: &Arc<Self>, most: usize, transfers: bool) -> Option<Place> {
+        let mut places = self.lock();
+        let has_room = places.taken < most && !(transfers && places.transfers >= MAX_TRANSFERS);
+        if places.closed || !has_room || self.connection.is_lost() {
+            return None;
+        }
+        places.taken += 1;
+        places.transfers += usize::from(transfers);
+        drop(places);
+        Some(Place { line: Arc::clone(self), open: false, transfers })
+    }
+}
+
+impl Place {
+    /// Notes that the channel is open; how many are.
+    fn opened(&mut self) -> usize {
+        self.open = true;
+        let mut places = self.line.lock();
+        places.open += 1;
+        places.open
+    }
+
+    fn begin_transfer(&mut self) -> bool {
+        if !self.transfers {
+            let mut places = self.line.lock();
+            self.transfers = places.transfers < MAX_TRANSFERS;
+            places.transfers += usize::from(self.transfers);
+        }
+        self.transfers
+    }
+
+    fn end_transfer(&mut self) {
+        if std::mem::take(&mut self.transfers) {
+            self.line.lock().transfers -= 1;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.end_transfer();
+        let mut places = self.line.lock();
+        places.taken -= 1;
+        places.open -= usize::from(self.open);
+    }
+}
+
+impl Lane {
+    /// Over a connection of its own.
+    pub(super) async fn connect(target: &Target, credentials: &Credentials) -> Result<Self, ConnectError> {
+        let (connection, sftp) = connect(target, credentials).await?;
+        Ok(Self::first(connection, sftp))
+    }
+
+    fn first(connection: Connection, sftp: sftp::Session) -> Self {
+        let places = Places { taken: 1, open: 1, ..Places::default() };
+        let line = Arc::new(Line { connection, places: Mutex::new(places) });
+        Self { sftp, place: Place { line, open: true, transfers: false } }
+    }
+
+    /// The SFTP session.
+    pub(super) fn sftp(&self) -> &sftp::Session {
+        &self.sftp
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.sftp.is_lost() || self.place.line.connection.is_lost()
+    }
+
+    /// Another channel beside this one, which is left with answers owing; `None` where a new connection is better.
+    pub(super) async fn overtake(&self) -> Option<Self> {
+        self.abandon();
+        let line = &self.place.line;
+        let mut place = line.place(MAX_CHANNELS, false)?;
+        let sftp = timeout(CHANNEL_LIMIT, line.connection.open_sftp()).await.ok()?.ok()?;
+        place.opened();
+        Some(Self { sftp, place })
+    }
+
+    /// Notes that this one is left with answers owing.
+    pub(super) fn abandon(&self) {
+        tracing::debug!("backend channel left with answers owing");
+        let mut places = self.place.line.lock();
+        places.abandoned += 1;
+        places.closed |= places.abandoned > MAX_ABANDONED_CHANNELS;
+    }
+
+    /// Opens further channels beside it.
+    pub(super) fn opener(&self) -> Opener {
+        Opener(Arc::downgrade(&self.place.line))
+    }
+
+    /// Takes one of the places for transfers on its connection; `false` if all are taken.
+    pub(super) fn begin_transfer(&mut self) -> bool {
+        self.place.begin_transfer()
+    }
+
+    /// Does a transfer run over it?
+    pub(super) fn has_transfer(&self) -> bool {
+        self.place.transfers
+    }
+
+    /// Gives that back.
+    pub(super) fn end_transfer(&mut self) {
+        self.place.end_transfer();
+    }
+
+    /// Closes it, and the connection with a goodbye where it was the last on it.
+    pub(super) async fn close(self) {
+        let line = Arc::clone(&self.place.line);
+        drop(self);
+        close(line).await;
+    }
+}
+
+/// Opens channels on a connection as long as that lives.
+pub(super) struct Opener(Weak<Line>);
+
+impl Opener {
+    /// A channel that is not counted: it serves a session that has its place.
+    pub(super) async fn open(&self) -> Option<sftp::Session> {
+        let line = self.0.upgrade()?;
+        timeout(CHANNEL_LIMIT, line.connection.open_sftp()).await.ok()?.ok()
+    }
+}
+
+async fn close(line: Arc<Line>) {
+    if let Some(Line { connection, .. }) = Arc::into_inner(line) {
+        connection.close().await;
+    }
+}
+
+/// The connections that the sessions of one user entry share.
+///
+/// SECURITY: one pool for each user entry with a login of its own, never for passthrough: whoever gets a channel from
+/// it was let in under that entry, by its password, and could have opened the same connection.
+#[derive(Debug)]
+pub struct Pool {
+    target: Arc<Target>,
+    credentials: Credentials,
+    shared: Mutex<Shared>,
+    /// One connection is opened at a time: those that wait for it mostly find room on it.
+    opening: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    lines: Vec<Arc<Line>>,
+    /// Channels without a session, and since when.
+    kept: Vec<(Instant, Lane)>,
+    /// Channels that the server gives on one connection, as far as it is known.
+    most: Option<usize>,
+}
+
+impl Shared {
+    fn most(&self) -> usize {
+        self.most.unwrap_or(MAX_CHANNELS)
+    }
+
+    /// Forgets what is lost or closed. The sessions on it notice by themselves.
+    fn prune(&mut self) {
+        self.kept.retain(|(_, lane)| !lane.is_lost());
+        self.lines.retain(|line| !line.connection.is_lost() && !line.lock().closed);
+    }
+}
+
+enum Room {
+    Channel(Lane),
+    Place(Place),
+}
+
+impl Pool {
+    /// A pool without connections.
+    pub fn new(target: Arc<Target>, credentials: Credentials) -> Arc<Self> {
+        let (shared, opening) = Default::default();
+        Arc::new(Self { target, credentials, shared, opening })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A channel: one that was kept, or a new one on a connection with room, or on a new connection.
+    pub(super) async fn lane(self: &Arc<Self>, for_transfer: bool) -> Result<Lane, ConnectError> {
+        // Each round finds a channel, or takes a connection or a place on it out of the search.
+        loop {
+            let mut room = self.room(for_transfer);
+            if room.is_none() {
+                let _opening = self.opening.lock().await;
+                // Whoever was before us may have made some.
+                room = self.room(for_transfer);
+                if room.is_none() {
+                    let (connection, sftp) = connect(&self.target, &self.credentials).await?;
+                    return Ok(self.admit(connection, sftp, for_transfer));
+                }
+            }
+            match room {
+                Some(Room::Channel(lane)) => return Ok(lane),
+                Some(Room::Place(place)) => {
+                    if let Some(lane) = self.open(place).await {
+                        return Ok(lane);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Gives a channel back that its session needs no more. One that works is kept for the next session.
+    pub(super) fn give_back(&self, mut lane: Lane) {
+        lane.end_transfer();
+        if lane.is_lost() || !lane.sftp.is_quiet() {
+            return;
+        }
+        let mut shared = self.lock();
+        if shared.kept.len() < MAX_KEPT_CHANNELS {
+            shared.kept.push((Instant::now(), lane));
+        }
+    }
+
+    fn room(&self, for_transfer: bool) -> Option<Room> {
+        let mut shared = self.lock();
+        shared.prune();
+        // The last one that came is the first to go, so that those nobody needs grow old.
+        let usable = |lane: &mut Lane| !for_transfer || lane.begin_transfer();
+        if let Some(index) = shared.kept.iter_mut().rposition(|(_, lane)| usable(lane)) {
+            return Some(Room::Channel(shared.kept.remove(index).1));
+        }
+        let most = shared.most();
+        shared.lines.iter().find_map(|line| line.place(most, for_transfer)).map(Room::Place)
+    }
+
+    /// Opens a channel; `None` where the server refuses it, or where its connection is no good any more.
+    async fn open(&self, mut place: Place) -> Option<Lane> {
+        let line = Arc::clone(&place.line);
+        match timeout(CHANNEL_LIMIT, line.connection.open_sftp()).await {
+            Ok(Ok(sftp)) => {
+                let open = place.opened();
+                let mut shared = self.lock();
+                shared.most = shared.most.map(|most| most.max(open));
+                Some(Lane { sftp, place })
+            }
+            Ok(Err(ConnectError::NoChannel(_))) => {
+                let open = line.lock().open;
+                if open == 0 {
+                    line.lock().closed = true;
+                }
+                self.lock().most = Some(open.max(1));
+                None
+            }
+            Ok(Err(_)) | Err(_) => {
+                line.lock().closed = true;
+                None
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, connection: Connection, sftp: sftp::Session, for_transfer: bool) -> Lane {
+        let mut lane = Lane::first(connection, sftp);
+        if for_transfer {
+            lane.begin_transfer();
+        }
+        let mut shared = self.lock();
+        if shared.lines.is_empty() {
+            tokio::spawn(look_around(Arc::downgrade(self)));
+        }
+        shared.lines.push(Arc::clone(&lane.place.line));
+        lane
+    }
+}
+
+/// Closes what nobody has needed for a while; ends when no connection is left.
+async fn look_around(pool: Weak<Pool>) {
+    loop {
+        sleep(KEPT_TIME / 2).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let (unused, is_over) = {
+            let mut shared = pool.lock();
+            shared.prune();
+            shared.kept.retain(|(since, _)| since.elapsed() < KEPT_TIME);
+            let unused: Vec<_> = shared.lines.extract_if(.., |line| line.lock().taken == 0).collect();
+            (unused, shared.lines.is_empty())
+        };
+        for line in unused {
+            close(line).await;
+        }
+        if is_over {
+            return;
+        }
+    }
+}
+
+/// Connects, logs in and starts SFTP, and counts how that ended.
+async fn connect(target: &Target, credentials: &Credentials) -> Result<(Connection, sftp::Session), ConnectError> {
+    let turn = target.login_turn().await.inspect_err(|_| {
+        metrics::backend_connect(&target.backend().name, BackendConnectResult::Timeout);
+    })?;
+    let attempt = async {
+        let connection = Connection::open(target, credentials).await?;
+        // What the server counts are connections that have not logged in yet.
+        drop(turn);
+        let sftp = connection.open_sftp().await?;
+        Ok((connection, sftp))
+    };
+    let result = timeout(LOGIN_LIMIT, attempt).await.unwrap_or(Err(ConnectError::TimedOut { phase: Phase::Login }));
+    let counted = result.as_ref().map_or_else(connect_result, |_| BackendConnectResult::Ok);
+    metrics::backend_connect(&target.backend().name, counted);
+    result
+}
+
+fn connect_result(error: &ConnectError) -> BackendConnectResult {
+    match error {
+        ConnectError::Resolve { .. } => BackendConnectResult::Dns,
+        ConnectError::Unreachable { .. } | ConnectError::Lost(_) => BackendConnectResult::Refused,
+        ConnectError::TimedOut { .. } | ConnectError::Sftp(SftpError::TimedOut) => BackendConnectResult::Timeout,
+        ConnectError::HostKey(_) => BackendConnectResult::HostKey,
+        ConnectError::Rejected { .. } => BackendConnectResult::Auth,
+        ConnectError::KeyExchange(_) | ConnectError::NoChannel(_) | ConnectError::NoSftp(_) | ConnectError::Sftp(_) => {
+            BackendConnectResult::Protocol
+        }
+    }
+}
