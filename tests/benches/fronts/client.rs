@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore};
+use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
 
 use super::Outcome;
 use super::content::Content;
@@ -32,6 +32,7 @@ pub(crate) struct Access {
     pub(crate) user: String,
     pub(crate) password: String,
     pub(crate) roots: Arc<RootCertStore>,
+    pub(crate) version: &'static SupportedProtocolVersion,
 }
 
 /// What is encrypted.
@@ -79,8 +80,9 @@ impl Ftp {
     /// Connects and logs in, no more.
     pub(crate) async fn to_230(access: &Access) -> Outcome<Self> {
         // Sessions of its own, as a client that has just been started.
-        let mut config =
-            ClientConfig::builder().with_root_certificates(Arc::clone(&access.roots)).with_no_client_auth();
+        let mut config = ClientConfig::builder_with_protocol_versions(&[access.version])
+            .with_root_certificates(Arc::clone(&access.roots))
+            .with_no_client_auth();
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         let tls = TlsConnector::from(Arc::new(config));
         let stream = connect(access.address).await?;

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tokio_rustls::rustls::SupportedProtocolVersion;
+
 use super::Outcome;
 use super::client::{Access, Protection};
 use super::place::{Link, PASSWORD, Place, USER, local};
@@ -70,6 +72,8 @@ pub(crate) struct Programs {
     pub(crate) gateway: PathBuf,
     pub(crate) rclone: PathBuf,
     pub(crate) vsftpd: PathBuf,
+    /// What the load client speaks to them.
+    pub(crate) tls: &'static SupportedProtocolVersion,
 }
 
 /// A front that runs.
@@ -97,6 +101,7 @@ impl Running {
                 user: USER.to_owned(),
                 password: PASSWORD.to_owned(),
                 roots: place.roots.clone(),
+                version: programs.tls,
             },
             processes: Vec::new(),
             mounted: None,
@@ -227,7 +232,7 @@ fn vsftpd(root: &Path, place: &Place, programs: &Programs) -> Outcome<Command> {
         "listen=YES\nlisten_address=127.0.0.1\nlisten_port={PORT}\nbackground=NO\nanonymous_enable=NO\nlocal_enable=YES\n\
          write_enable=YES\nlocal_umask=022\nlocal_root={}\npam_service_name=vsftpd\nsecure_chroot_dir=/run/vsftpd/empty\n\
          max_clients=0\nmax_per_ip=0\npasv_min_port={PASSIVE_FIRST}\npasv_max_port={PASSIVE_LAST}\nxferlog_enable=NO\n\
-         reverse_lookup_enable=NO\nsession_support=NO\nisolate=NO\nisolate_network=NO\nseccomp_sandbox=NO\n\
+         session_support=NO\nisolate=NO\nisolate_network=NO\nseccomp_sandbox=NO\n\
          tcp_wrappers=NO\nssl_enable=YES\nssl_tlsv1=YES\nssl_sslv2=NO\nssl_sslv3=NO\nforce_local_logins_ssl=YES\n\
          force_local_data_ssl=YES\nrequire_ssl_reuse=NO\nssl_ciphers=HIGH\nrsa_cert_file={}\nrsa_private_key_file={}\n",
         root.display(),

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
+use tokio_rustls::rustls::version;
 
 use fronts::{Front, Programs};
 use place::Place;
@@ -75,6 +76,10 @@ struct Arguments {
     /// vsftpd
     #[arg(long, default_value = "/usr/sbin/vsftpd")]
     vsftpd: PathBuf,
+    /// Version of TLS. Clients resume one session for all data connections; the library of this one does that under
+    /// TLS 1.2 only, and makes a whole handshake for most under 1.3
+    #[arg(long, default_value = "1.2", value_parser = ["1.2", "1.3"])]
+    tls: String,
     /// What `cargo bench` says to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -126,6 +131,7 @@ async fn measure(arguments: &Arguments) -> Outcome<String> {
         gateway: arguments.gateway.clone(),
         rclone: arguments.rclone.clone(),
         vsftpd: arguments.vsftpd.clone(),
+        tls: if arguments.tls == "1.2" { &version::TLS12 } else { &version::TLS13 },
     };
     let begun = Instant::now();
     let place = Place::prepare().await?;
@@ -223,7 +229,7 @@ fn circumstances(arguments: &Arguments, sizes: &Sizes, place: &Place, load_befor
         "Medians of {} rounds over all fronts in turn, {processors} processors ({}), clients and servers together on \
          them, files in memory. Load average {load_before} before and {} after. Sizes: one stream {} MiB, at 40 ms {} \
          MiB, 16 streams of {} MiB, {} and at 40 ms {} small files, large transfers {} MiB, {} idle sessions (of vsftpd \
-         at most 100). The delayed link takes {:.1} ms for a byte and its answer.\n{}; {}; {}; {}.",
+         at most 100). The delayed link takes {:.1} ms for a byte and its answer. TLS {}.\n{}; {}; {}; {}.",
         arguments.rounds,
         processor.map_or("unknown", |(_, name)| name),
         load(),
@@ -235,6 +241,7 @@ fn circumstances(arguments: &Arguments, sizes: &Sizes, place: &Place, load_befor
         sizes.large,
         sizes.sessions,
         place.round_trip.as_secs_f64() * 1e3,
+        arguments.tls,
         said(&arguments.gateway, "--version", 0),
         said(&arguments.rclone, "--version", 0),
         said(&"sshfs".into(), "--version", 0),

@@ -27,11 +27,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it; what it says goes to `log`.
+    /// Starts it; what it says goes to `log`. Nothing can be read from it.
     pub(crate) fn start(command: &mut Command, log: &Path) -> Outcome<Self> {
         let output = File::create(log)?;
         let child = command
-            .stdin(Stdio::null())
+            // vsftpd tells what is wrong with its configuration to whoever it takes for its client.
+            .stdin(output.try_clone()?)
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
