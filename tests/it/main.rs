@@ -12,6 +12,7 @@ mod backend_link;
 mod command_line;
 mod commands;
 mod configuration;
+mod delay;
 mod endings;
 mod faults;
 mod layering;
