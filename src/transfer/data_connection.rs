@@ -41,19 +41,24 @@ const HELD_BACK: usize = 4 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// No connection came in time.
-    #[error("the client opened no data connection in time")]
+    #[error(
+        "the client opened no data connection in time (timeouts.data_connect); can it reach passive.address and passive.ports?"
+    )]
     NotOpened,
     /// The listening end is gone.
     #[error("the passive port was closed")]
     PortClosed,
     /// The TLS handshake did not finish in time.
-    #[error("the TLS handshake of the data connection took too long")]
+    #[error("the TLS handshake of the data connection took too long (timeouts.tls_handshake)")]
     HandshakeTimedOut,
     /// The TLS handshake failed.
     #[error("the TLS handshake of the data connection failed: {0}")]
     Handshake(#[source] io::Error),
     /// `data_tls_resumption: require`, and the connection resumed nothing of this session.
-    #[error("the data connection did not resume the TLS session of the control connection")]
+    #[error(
+        "the data connection did not resume the TLS session of the control connection \
+         (policy.data_tls_resumption: prefer lets it pass)"
+    )]
     NotResumed,
     /// It came before PROT was changed, under the other protection.
     #[error("the data connection was opened under another protection level")]
@@ -62,10 +67,10 @@ pub enum DataError {
     #[error("the data connection broke: {0}")]
     Broken(#[source] io::Error),
     /// TCP ended without TLS close_notify: cut by anyone on the way, perhaps.
-    #[error("the data connection ended without TLS close_notify")]
+    #[error("the data connection ended without TLS close_notify (policy.upload_eof: lax takes that for the end)")]
     NoCloseNotify,
     /// No byte moved for the configured time.
-    #[error("the data connection was idle too long")]
+    #[error("the data connection was idle too long (timeouts.data_idle)")]
     Idle,
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -25,6 +26,11 @@ const SECOND_CHANCE: Duration = Duration::from_secs(2);
 
 /// Handshakes under way at a time for one endpoint: the rightful client's, and some of strangers at its address.
 const MAX_HANDSHAKES: usize = 4;
+
+/// A data connection that is silent for a minute is asked whether it is still there, four times, every 15 seconds (F-11).
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4)
+}
 
 /// Sent from us, to us, or not known yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,6 +199,8 @@ async fn arrive(
                 occupied.store(true, Ordering::SeqCst);
                 // Without it small files cost 33 to 40 ms each with several clients (Nagle against delayed ACK).
                 let _ = stream.set_nodelay(true);
+                // A client that waits for the backend beside us sends nothing, and may be gone meanwhile.
+                let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
                 if !rules.protection.is_private() {
                     return Ok(DataConnection::clear(stream));
                 }

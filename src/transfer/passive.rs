@@ -137,6 +137,11 @@ impl PassivePorts {
         };
         let delivered = sender.is_some_and(|sender| sender.try_send(stream).is_ok());
         if !delivered {
+            tracing::info!(
+                client.address = %peer,
+                network.port = address.port(),
+                "data connection dropped: nobody of this address waits here (policy.data_peer_check: false lets others in)"
+            );
             (self.on_stranger)();
         }
     }
