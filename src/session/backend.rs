@@ -179,7 +179,7 @@ impl BackendLink {
     }
 
     /// A command was given up and its answers are still owed: waits for them a moment, and goes on without them over
-    /// another channel. What cleans up over the old one keeps it until it is done.
+    /// another channel. What cleans up over the old one goes on there, too.
     async fn overtake(&mut self) -> Result<sftp::Session, ConnectError> {
         let Some(lane) = &self.lane else { return self.reconnect().await };
         if timeout(SETTLE_TIME, lane.sftp().settled()).await.is_ok() && !lane.is_lost() {
@@ -301,7 +301,9 @@ impl BackendLink {
 
     /// Nobody may be here to do it later. A backend that stays away keeps what it has.
     async fn put_last_things_right(&mut self) {
-        if self.left_behinds.is_empty() {
+        let hangs =
+            self.left_behinds.are_in_hand() && self.lane.as_ref().is_some_and(|lane| lane.sftp().owes_answers());
+        if self.left_behinds.is_empty() && !hangs {
             return;
         }
         let putting_right = async {

@@ -163,6 +163,8 @@ impl Lane {
     /// Notes that this one is left with answers owing.
     pub(super) fn abandon(&self) {
         tracing::debug!("backend channel left with answers owing");
+        // What cleans up over it hears of it, and does so over the next one.
+        self.sftp.leave();
         let mut places = self.place.line.lock();
         places.abandoned += 1;
         places.closed |= places.abandoned > MAX_ABANDONED_CHANNELS;

@@ -171,6 +171,11 @@ impl Requests {
         }
     }
 
+    /// Gives the session up: whoever waits for a reply is told that it is lost.
+    pub(super) fn leave(&self) {
+        self.shared.lose("it was left with answers owing");
+    }
+
     pub(super) fn is_lost(&self) -> bool {
         self.shared.gone.is_cancelled()
     }

@@ -121,6 +121,11 @@ impl Session {
         self.requests().owes_answers()
     }
 
+    /// Gives it up: whoever still waits for a reply is told that the session is lost, and can go on over another.
+    pub fn leave(&self) {
+        self.requests().leave();
+    }
+
     /// Is nothing under way?
     pub fn is_quiet(&self) -> bool {
         self.requests().is_quiet()

@@ -155,6 +155,11 @@ impl LeftBehinds {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
+    /// Does anybody have one in hand, or may have?
+    pub fn are_in_hand(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Takes all of them in hand; those that `first` is true for come first.
     pub fn take(&self) -> Vec<Held> {
         let mut taken = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));

@@ -301,15 +301,20 @@ async fn an_upload_whose_further_channels_are_lost_or_refused_is_whole_or_not_th
     client.log_in("far", MAPPED_PASSWORD).await;
     client.ask("TYPE I", 200).await;
     let first = sshd.sftp_servers();
-    let long = content(LONG, 1);
+    // Long enough for the further channels to come while it runs.
+    let long = content(4 * LONG, 1);
     let mut data = begin(&mut client, "STOR long").await;
     let mut sent = 0;
-    while sshd.sftp_servers().len() < 4 && sent + 1_000_000 < LONG {
-        data.write_all(&long[sent..sent + 1_000_000]).await.unwrap();
-        sent += 1_000_000;
-    }
-    let further: Vec<u32> = sshd.sftp_servers().into_iter().filter(|process| !first.contains(process)).collect();
-    assert_eq!(further.len(), 3);
+    let further = loop {
+        data.write_all(&long[sent..sent + 500_000]).await.unwrap();
+        sent += 500_000;
+        let mut further = sshd.sftp_servers();
+        further.retain(|process| !first.contains(process));
+        if further.len() == 3 && sshd.have_written(&further, 100_000) {
+            break further;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
     sshd.kill(&further[..1]);
     // Whatever is written from here on: it ends.
     let _ = async {

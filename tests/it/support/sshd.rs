@@ -262,6 +262,15 @@ impl Sshd {
         self.session_processes().into_iter().filter(is_sftp_server).collect()
     }
 
+    /// Has each of these written so many bytes, to files or to its client?
+    pub(crate) fn have_written(&self, processes: &[u32], bytes: u64) -> bool {
+        processes.iter().all(|process| {
+            let counters = fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
+            let written = counters.lines().find_map(|line| line.strip_prefix("wchar: "));
+            written.is_some_and(|written| written.parse::<u64>().unwrap() >= bytes)
+        })
+    }
+
     /// How many clients have logged in so far, each over a connection of its own.
     pub(crate) fn logins(&self) -> usize {
         self.log().matches("Accepted ").count()
