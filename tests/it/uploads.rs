@@ -13,7 +13,7 @@ use crate::support::scripted_sftp::tree::HOME;
 use crate::support::scripted_sftp::{Profile, Script, Then, When};
 use crate::support::scripted_sshd::ScriptedSshd;
 use crate::support::sshd::Sshd;
-use crate::support::transfer::{begin, content, eventually, names, reset, temporaries};
+use crate::support::transfer::{begin, content, eventually, names, temporaries};
 
 /// Long enough for a flight to leave whole on a busy machine.
 const LATENCY: Duration = Duration::from_millis(100);
@@ -232,8 +232,8 @@ async fn a_whole_upload_makes_an_older_part_void() {
     assert_eq!(scene.names(), ["file"]);
     // Nothing came: there is nothing to keep, and an older part stays.
     scene.put("file.part", b"part");
-    let data = begin(&mut client, "STOR file").await;
-    reset(data);
+    let mut data = begin(&mut client, "STOR file").await;
+    data.get_mut().0.shutdown().await.unwrap();
     client.expect(426).await;
     eventually("only the part stays", || scene.names() == ["file", "file.part"]).await;
     assert_eq!(scene.file("file.part").unwrap(), b"part");
