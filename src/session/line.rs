@@ -1,7 +1,7 @@
 //! SSH connections to a backend and the SFTP channels on them: a connection for each session, or connections that the
 //! sessions of one mapped identity share (`backends.*.connections: shared`).
 //!
-//! A [`Line`] is a connection, a [`Lane`] is one session's channel on it, a [`Pool`] is what the sessions of one user
+//! A `Line` is a connection, a `Lane` is one session's channel on it, a `Pool` is what the sessions of one user
 //! entry share.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
