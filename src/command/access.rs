@@ -93,7 +93,7 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
         other => LoginError::BackendUnavailable(other.into()),
     })?;
     // Where an SFTP client would begin, as far as it is inside the root.
-    let home = backend.repeatable(|sftp| async move { sftp.real_path(b".").await }).await;
+    let home = backend.home().await;
     // Not before the backend has said yes: a stranger could use up the places of a user by name alone.
     let slot = services.slots.log_in(name.as_bytes(), user.max_sessions).map_err(|_| LoginError::TooManySessions)?;
     let root = Root::new(&user);

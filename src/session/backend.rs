@@ -97,7 +97,8 @@ pub enum Identity {
 }
 
 impl BackendLink {
-    /// Connects, logs in and opens the channel. With a pool, which is for mapped identities, connections come from there.
+    /// Connects, logs in and opens the channel. With a pool, which is for mapped identities, connections come from there;
+    /// where one lives, the channel is for the first command that needs it.
     ///
     /// # Errors
     /// What [`Connection::open`](crate::ssh::Connection::open) says.
@@ -108,8 +109,25 @@ impl BackendLink {
         };
         let (stripes, left_behinds) = (Stripes::default(), LeftBehinds::default());
         let mut link = Self { target, credentials, pool, idle_release, lane: None, stripes, left_behinds };
-        link.reconnect().await?;
+        if link.pool.as_ref().is_none_or(|pool| pool.home().is_none()) {
+            link.reconnect().await?;
+        }
         Ok(link)
+    }
+
+    /// Where an SFTP client would begin: REALPATH of `.`, which the sessions of a pool ask once for each connection.
+    ///
+    /// # Errors
+    /// What the backend says, or that it cannot be reached.
+    pub async fn home(&mut self) -> Result<BackendPath, BackendError> {
+        if let Some(home) = self.pool.as_ref().and_then(|pool| pool.home()) {
+            return Ok(home);
+        }
+        let home = self.repeatable(|sftp| async move { sftp.real_path(b".").await }).await?;
+        if let Some(pool) = &self.pool {
+            pool.learn_home(&home);
+        }
+        Ok(home)
     }
 
     /// Name of the backend in the configuration.

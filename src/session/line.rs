@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::sftp::{self, SftpError};
+use crate::sftp::{self, BackendPath, SftpError};
 use crate::ssh::{ConnectError, Connection, Credentials, Phase, Target};
 use crate::telemetry::metrics::{self, BackendConnectResult};
 
@@ -224,8 +224,9 @@ pub struct Pool {
     target: Arc<Target>,
     credentials: Credentials,
     shared: Mutex<Shared>,
-    /// One connection is opened at a time: those that wait for it mostly find room on it.
-    opening: tokio::sync::Mutex<()>,
+    /// One connection is opened at a time: those that wait for it mostly find room on it. Where it fails they are told
+    /// the same, instead of each waiting in its turn for a backend that is away.
+    opening: tokio::sync::Mutex<Option<Failed>>,
 }
 
 #[derive(Debug, Default)]
@@ -235,6 +236,8 @@ struct Shared {
     kept: Vec<(Instant, Lane)>,
     /// Channels that the server gives on one connection, as far as it is known.
     most: Option<usize>,
+    /// Where its sessions begin, as the connections that live told it.
+    home: Option<BackendPath>,
 }
 
 impl Shared {
@@ -246,7 +249,17 @@ impl Shared {
     fn prune(&mut self) {
         self.kept.retain(|(_, lane)| !lane.is_lost());
         self.lines.retain(|line| !line.connection.is_lost() && !line.lock().closed);
+        if self.lines.is_empty() {
+            self.home = None;
+        }
     }
+}
+
+/// The last attempt that failed.
+#[derive(Debug)]
+struct Failed {
+    at: Instant,
+    error: ConnectError,
 }
 
 enum Room {
@@ -265,18 +278,43 @@ impl Pool {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where a session begins, if there is a connection that lives and has told it: such a session needs no channel
+    /// before its first command.
+    pub(super) fn home(&self) -> Option<BackendPath> {
+        let mut shared = self.lock();
+        shared.prune();
+        shared.home.clone()
+    }
+
+    /// Remembers it, as long as there is a connection.
+    pub(super) fn learn_home(&self, home: &BackendPath) {
+        let mut shared = self.lock();
+        if !shared.lines.is_empty() {
+            shared.home = Some(home.clone());
+        }
+    }
+
     /// A channel: one that was kept, or a new one on a connection with room, or on a new connection.
     pub(super) async fn lane(self: &Arc<Self>, for_transfer: bool) -> Result<Lane, ConnectError> {
         // Each round finds a channel, or takes a connection or a place on it out of the search.
         loop {
             let mut room = self.room(for_transfer);
             if room.is_none() {
-                let _opening = self.opening.lock().await;
+                let asked = Instant::now();
+                let mut last_failed = self.opening.lock().await;
                 // Whoever was before us may have made some.
                 room = self.room(for_transfer);
                 if room.is_none() {
-                    let (connection, sftp) = connect(&self.target, &self.credentials).await?;
-                    return Ok(self.admit(connection, sftp, for_transfer));
+                    if let Some(failed) = last_failed.as_ref().filter(|failed| failed.at >= asked) {
+                        return Err(failed.error.clone());
+                    }
+                    return match connect(&self.target, &self.credentials).await {
+                        Ok((connection, sftp)) => Ok(self.admit(connection, sftp, for_transfer)),
+                        Err(error) => {
+                            *last_failed = Some(Failed { at: Instant::now(), error: error.clone() });
+                            Err(error)
+                        }
+                    };
                 }
             }
             match room {
@@ -364,6 +402,7 @@ async fn look_around(pool: Weak<Pool>) {
             shared.prune();
             shared.kept.retain(|(since, _)| since.elapsed() < KEPT_TIME);
             let unused: Vec<_> = shared.lines.extract_if(.., |line| line.lock().taken == 0).collect();
+            shared.prune();
             (unused, shared.lines.is_empty())
         };
         for line in unused {

@@ -15,6 +15,7 @@ mod stream;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 pub use authenticate::{Credentials, Method};
 pub use connect::{Connection, Target};
@@ -24,8 +25,8 @@ pub use private_key::{PrivateKey, PrivateKeyError};
 
 use crate::sftp::SftpError;
 
-/// Why there is no connection, or no SFTP session on it.
-#[derive(Debug, thiserror::Error)]
+/// Why there is no connection, or no SFTP session on it. Cloned for those who waited for the same attempt.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ConnectError {
     /// The name has no address.
     #[error("cannot resolve {host}")]
@@ -33,7 +34,7 @@ pub enum ConnectError {
         /// The name.
         host: String,
         /// What the resolver said.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// TCP does not get through.
     #[error("cannot reach {address}")]
@@ -41,7 +42,7 @@ pub enum ConnectError {
         /// The address tried last.
         address: SocketAddr,
         /// What the system said.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// A deadline passed.
     #[error("timed out during {phase}")]

@@ -36,7 +36,7 @@ const MAX_IDENTIFICATION: usize = 255;
 ///
 /// Each address gets an equal share of the time left, so that a silent first one does not use it up.
 pub(super) async fn connect(to: &HostPort, deadline: Instant) -> Result<TcpStream, ConnectError> {
-    let resolve_error = |source| ConnectError::Resolve { host: to.host.clone(), source };
+    let resolve_error = |source| ConnectError::Resolve { host: to.host.clone(), source: Arc::new(source) };
     let addresses: Vec<SocketAddr> = timeout_at(deadline, lookup_host((to.host.as_str(), to.port)))
         .await
         .map_err(|_| ConnectError::TimedOut { phase: Phase::Tcp })?
@@ -55,7 +55,7 @@ pub(super) async fn connect(to: &HostPort, deadline: Instant) -> Result<TcpStrea
                 }
                 return Ok(stream);
             }
-            Ok(Err(source)) => failure = Some(ConnectError::Unreachable { address, source }),
+            Ok(Err(error)) => failure = Some(ConnectError::Unreachable { address, source: Arc::new(error) }),
             Err(_) => failure = Some(ConnectError::TimedOut { phase: Phase::Tcp }),
         }
     }

@@ -5,6 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::support::client::Client;
@@ -106,7 +107,7 @@ fn sharing(sshd: &Sshd) -> Gateway {
     Gateway::start(&Setup::backend_with(sshd, "connections: shared").with_users(&sshd.files()))
 }
 
-/// So many sessions of one user, opened at the same time.
+/// So many sessions of one user, opened at the same time, each with a channel.
 async fn crowd(gateway: &Gateway, user: &str, password: &str, count: usize) -> Vec<Client> {
     let mut logins = JoinSet::new();
     for _ in 0..count {
@@ -114,6 +115,7 @@ async fn crowd(gateway: &Gateway, user: &str, password: &str, count: usize) -> V
         let (user, password) = (user.to_owned(), password.to_owned());
         logins.spawn(async move {
             client.log_in(&user, &password).await;
+            client.ask("MDTM nothing", 550).await;
             client
         });
     }
@@ -143,6 +145,52 @@ async fn sessions_of_one_mapped_user_share_a_connection_and_no_others_do() {
     }
     eventually("nothing is left but what is kept for a while", || sshd.sftp_servers().is_empty()).await;
     eventually("and then nothing at all", || sshd.session_processes().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_login_over_a_shared_connection_takes_no_channel_before_its_first_command() {
+    let sshd = Sshd::start().await;
+    sshd.place_directory("inner");
+    let gateway = sharing(&sshd);
+    let mut first = Client::logged_in(&gateway).await;
+    assert_eq!((sshd.logins(), sshd.sftp_servers().len()), (1, 1));
+    let mut second = Client::logged_in(&gateway).await;
+    assert!(second.ask("PWD", 257).await.text().contains("\"/\""));
+    assert_eq!(sshd.sftp_servers().len(), 1);
+    second.ask("CWD inner", 250).await;
+    assert_eq!((sshd.logins(), sshd.sftp_servers().len()), (1, 2));
+
+    // Without a connection that lives a login is one again, and says so where it cannot be had.
+    first.ask("QUIT", 221).await;
+    sshd.kill_sessions();
+    let mut third = Client::logged_in(&gateway).await;
+    assert_eq!(sshd.logins(), 2);
+    third.ask("CWD inner", 250).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_is_away_is_told_to_all_that_wait_for_it_at_once() {
+    // It takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let sshd = Sshd::start().await;
+    let (address, pin) = (silent.local_addr().unwrap(), sshd.host_key_fingerprint("ed25519"));
+    let keys = "connections: shared, connect_timeout: 1s";
+    let backends = format!("  files: {{address: \"{address}\", host_keys: [\"{pin}\"], {keys}}}\n");
+    let gateway = Gateway::start(&Setup { backends, ..Setup::default() }.with_users(&sshd.files()));
+    let mut logins = JoinSet::new();
+    for _ in 0..8 {
+        let mut client = Client::explicit(&gateway).await;
+        client.ask(format!("USER {MAPPED_USER}"), 331).await;
+        logins.spawn(async move {
+            let asked = Instant::now();
+            assert_eq!(client.command(format!("PASS {MAPPED_PASSWORD}")).await.code, 421);
+            asked.elapsed()
+        });
+    }
+    // In turn they would take eight times as long.
+    for waited in logins.join_all().await {
+        assert!(waited < Duration::from_secs(4), "{waited:?}");
+    }
 }
 
 #[tokio::test]
