@@ -61,8 +61,12 @@ pub enum WindowError {
 pub struct ReadWindow<E> {
     chunk: u32,
     capacity: u64,
-    /// Requests that may be in flight now; grows by one with each completion.
+    /// Requests that may be in flight now; grows by one with each completion that was waited for.
     opened: usize,
+    /// Whoever takes the bytes has taken all that were there and waits: more in flight would have helped. So the window
+    /// comes to fit the latency of the server, doubling with each round trip, and stays small where the client is what
+    /// is slow.
+    starved: bool,
     /// In file order, without holes: each begins where the one before it ends. The front is to be handed on next.
     slots: VecDeque<Slot<E>>,
     next_offset: u64,
@@ -101,6 +105,7 @@ impl<E> ReadWindow<E> {
             chunk: chunk.max(1),
             capacity: capacity as u64,
             opened: FIRST_REQUESTS,
+            starved: true,
             slots: VecDeque::new(),
             next_offset: offset,
             end: u64::MAX,
@@ -206,6 +211,12 @@ impl<E> ReadWindow<E> {
 
     /// Hands on what is at the front. After [`Delivery::End`] or [`Delivery::Failed`] there is nothing more to come.
     pub fn deliver(&mut self) -> Delivery<E> {
+        let delivery = self.take_front();
+        self.starved = matches!(delivery, Delivery::Nothing);
+        delivery
+    }
+
+    fn take_front(&mut self) -> Delivery<E> {
         loop {
             let Some(front) = self.slots.front_mut() else {
                 return Delivery::Nothing;
@@ -295,7 +306,9 @@ impl<E> ReadWindow<E> {
 
     fn completed(&mut self) {
         self.asked -= 1;
-        self.opened = (self.opened + 1).min(MAX_REQUESTS);
+        if self.starved {
+            self.opened = (self.opened + 1).min(MAX_REQUESTS);
+        }
     }
 
     /// Gaps at or beyond a known end need not be asked for: they are the end.
@@ -388,6 +401,29 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| window.next_request()).count(), 2, "80 bytes are held");
         assert!(matches!(window.deliver(), Delivery::Data(_)));
         assert_eq!(std::iter::from_fn(|| window.next_request()).count(), 1, "room for one");
+    }
+
+    #[test]
+    fn the_window_does_not_open_for_a_consumer_that_is_slower_than_the_server() {
+        let mut window = Window::new(0, 10, 1000);
+        let mut asked: VecDeque<_> = std::iter::from_fn(|| window.next_request()).collect();
+        let answer = |window: &mut Window, range: Range| window.received(range.offset, vec![Bytes::from(vec![0; 10])]);
+        // It always finds something: each answer came while the one before was being taken.
+        answer(&mut window, asked.pop_front().unwrap()).unwrap();
+        for _ in 0..20 {
+            assert!(matches!(window.deliver(), Delivery::Data(_)));
+            answer(&mut window, asked.pop_front().unwrap()).unwrap();
+            asked.extend(std::iter::from_fn(|| window.next_request()));
+            assert!(window.in_flight() <= FIRST_REQUESTS + 1, "{} in flight", window.in_flight());
+        }
+        // Now it is quicker, and waits.
+        while matches!(window.deliver(), Delivery::Data(_)) {}
+        for _ in 0..20 {
+            answer(&mut window, asked.pop_front().unwrap()).unwrap();
+            asked.extend(std::iter::from_fn(|| window.next_request()));
+            while matches!(window.deliver(), Delivery::Data(_)) {}
+        }
+        assert!(window.in_flight() > 4 * FIRST_REQUESTS, "{} in flight", window.in_flight());
     }
 
     #[test]
