@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_rustls::rustls::SupportedProtocolVersion;
 
 use super::Outcome;
@@ -17,6 +19,7 @@ const PASSIVE_FIRST: u16 = 10_000;
 const PASSIVE_LAST: u16 = 29_999;
 
 const PORT: u16 = 2121;
+const ADMIN_PORT: u16 = 9105;
 
 /// Who can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,6 +141,15 @@ impl Running {
         self.all().map(Process::memory).sum()
     }
 
+    /// What the gateway says of itself.
+    pub(crate) async fn metrics(&self) -> Outcome<String> {
+        let mut stream = TcpStream::connect(local(ADMIN_PORT)).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
     /// See [`Process::forget_peak`].
     pub(crate) fn forget_peak(&self) -> f64 {
         self.all().map(Process::forget_peak).sum()
@@ -179,7 +191,7 @@ fn gateway(front: Front, link: Link, place: &Place, programs: &Programs) -> Outc
          passive: {{ports: {PASSIVE_FIRST}-{PASSIVE_LAST}}}\n\
          backends:\n  files: {{address: \"{}\", host_keys: [\"{}\"]{}}}\n\
          users:\n{user}{}\
-         limits: {{sessions: 100000, sessions_per_ip: 100000}}\nadmin: {{address: null}}\n\
+         limits: {{sessions: 100000, sessions_per_ip: 100000}}\nadmin: {{address: \"127.0.0.1:{ADMIN_PORT}\"}}\n\
          log: {{format: text, level: warn}}\n",
         place.sshd(link),
         place.host_key_fingerprint,

@@ -68,6 +68,10 @@ const ROWS: &[Row] = &[
     more("logins/s, 32 at once", 1),
     more("logins/s, 32 at once, SFTP started", 1),
     variant(more("logins/s, 32 at once", 1), SHARED, Front::OursShared),
+    less("a login: TCP, ms", 1),
+    less("a login: SSH key exchange, ms", 1),
+    less("a login: SSH authentication, ms", 1),
+    less("a login: channel and SFTP, ms", 1),
     less("NOOP, µs", 0),
     less("NOOP, 99th percentile, µs", 0),
     less("SIZE, µs", 0),
@@ -92,12 +96,14 @@ const ROWS: &[Row] = &[
 ];
 
 const HEAD: &str = "\
-| | ours | rclone ¹ | vsftpd on sshfs | vsftpd, local ² | straight ³ | to rclone | to vsftpd on sshfs | to straight |\n\
-|---|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+| | ours | rclone ¹ | vsftpd on sshfs | vsftpd, local ² | straight ³ | to the best peer | to the one that encrypts | to vsftpd, local | \
+to straight |\n\
+|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
 
 const FOOT: &str = "\
-The last three columns say how many times as good ours is: 2.00 is twice as fast, or half of the time, the CPU or the \
-memory. CPU and memory are those of a front's own processes, for sshfs and its `ssh` included; memory is counted above \
+The last four columns say how many times as good ours is: 2.00 is twice as fast, or half of the time, the CPU or the \
+memory. Peers are rclone and vsftpd on sshfs, of which only the latter encrypts its data connections; local vsftpd and \
+the straight way are limits. CPU and memory are those of a front's own processes, for sshfs and its `ssh` included; memory is counted above \
 an idle process, shared pages by their share.\n\n\
 ¹ rclone `serve ftp` over an sftp remote: its data connections are **in clear**, all its sessions share its SSH \
 connections, and it remembers directories for five minutes. ² A limit and not a rival: no SFTP server behind it. \
@@ -143,13 +149,20 @@ impl Results {
                 let value = value.map_or("-".to_owned(), |value| format!("{value:.*}", row.decimals));
                 let _ = write!(text, "| {value} ");
             }
-            for other in [rclone, sshfs, straight] {
+            let best = [rclone, sshfs].into_iter().flatten().reduce(match row.better {
+                Better::More => f64::max,
+                Better::Less => f64::min,
+            });
+            for other in [best, sshfs, local, straight] {
                 let _ = write!(text, "| {} ", ratio(ours, other, row.better));
             }
             text.push_str("|\n");
         }
         text.push('\n');
         text.push_str(FOOT);
+        if !self.failures.is_empty() {
+            text.push_str("\nWhat arrived is looked at as soon as a front has said 226:\n");
+        }
         for ((scenario, front), reason) in &self.failures {
             let _ = write!(text, "\n- No figure for {} in {scenario}: {reason}", front.name());
         }
