@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -385,4 +386,22 @@ async fn an_upload_whose_further_channels_are_lost_or_refused_is_whole_or_not_th
     assert_eq!(client.store("STOR long", &long).await.code, 226);
     assert!(fs::read(sshd.files().join("long")).unwrap() == long);
     assert_eq!(sshd.sftp_servers().len(), 2);
+}
+
+#[tokio::test]
+async fn keys_that_are_exchanged_again_in_mid_transfer_are_not_noticed() {
+    let options = Options { config: vec!["RekeyLimit 1M".to_owned()], ..Options::default() };
+    let sshd = Sshd::with(options).await;
+    for keys in ["connections: per-session", "connections: shared"] {
+        let gateway = Gateway::start(&Setup::backend_with(&sshd, keys).with_users(&sshd.files()));
+        let bytes = content(LONG, 1);
+        // Two at a time are what a shared connection carries.
+        let clients = crowd(&gateway, MAPPED_USER, MAPPED_PASSWORD, 2).await;
+        let transfers = clients.into_iter().enumerate().map(async |(number, mut client)| {
+            client.ask("TYPE I", 200).await;
+            assert_eq!(client.store(format!("STOR {number}"), &bytes).await.code, 226);
+            assert!(client.retrieve(number.to_string()).await == bytes);
+        });
+        join_all(transfers).await;
+    }
 }

@@ -3,14 +3,16 @@
 use std::fs;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use crate::support::campaign::{is_full, random, rounds};
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::real_clients::{Tls, curl_with, desk, lftp_with};
 use crate::support::sshd::Sshd;
-use crate::support::transfer::{begin, content, end, eventually, names, reset};
+use crate::support::transfer::{begin, content, end, eventually, fill, names, reset};
 
 /// What one TLS record holds at most (RFC 8446 §5.1).
 const RECORD: usize = 16 * 1024;
@@ -70,38 +72,119 @@ async fn an_upload_that_is_cut_at_any_record_is_never_stored() {
 #[tokio::test]
 async fn clients_that_close_without_ever_reading_lose_nothing() {
     let sshd = Sshd::start().await;
-    let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()));
+    let lax = "    root: \"/\"\n    policy: {upload_eof: lax}\n".replace('/', &sshd.files().display().to_string());
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()).with_user("lax", &lax));
     let bytes = content(2 * 1024 * 1024, 1);
-    let mut client = log_in(&gateway).await;
+    let mut orderly = log_in(&gateway).await;
+    let mut without_close_notify = Client::explicit(&gateway).await;
+    without_close_notify.log_in("lax", MAPPED_PASSWORD).await;
+    assert_eq!(without_close_notify.command("TYPE I").await.code, 200);
     for round in 0..rounds(40, 1000) {
-        let mut data = begin(&mut client, "STOR file").await;
-        data.write_all(&bytes).await.unwrap();
-        data.shutdown().await.unwrap();
-        drop(data);
-        client.expect(226).await;
-        assert!(fs::read(sshd.files().join("file")).unwrap() == bytes, "round {round}");
+        for (announces, client) in [(true, &mut orderly), (false, &mut without_close_notify)] {
+            let mut data = begin(client, "STOR file").await;
+            data.write_all(&bytes).await.unwrap();
+            if announces {
+                data.shutdown().await.unwrap();
+            } else {
+                data.flush().await.unwrap();
+            }
+            // Closed with whatever came unread: were there anything, the kernel would reset, and drop what it had queued.
+            drop(data);
+            client.expect(226).await;
+            assert!(fs::read(sshd.files().join("file")).unwrap() == bytes, "round {round}, close_notify: {announces}");
+        }
     }
 }
 
 #[tokio::test]
-async fn a_backend_that_stands_still_for_longer_than_the_timers_is_451() {
-    if !is_full() {
-        // More than a minute of silence: only in the long run. What is shorter than the timers is tested always.
-        return;
-    }
+async fn a_backend_that_stands_still_for_a_moment_costs_nothing() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()));
+    let (old, bytes) = (content(10_000, 1), content(32 * 1024 * 1024, 2));
     let mut client = log_in(&gateway).await;
-    let bytes = content(32 * 1024 * 1024, 1);
-    let mut data = begin(&mut client, "STOR file").await;
+    for (command, before) in [("STOR file", &[][..]), ("APPE file", &old[..])] {
+        sshd.place_file("file", &old);
+        let mut data = begin(&mut client, command).await;
+        data.write_all(&bytes[..100_000]).await.unwrap();
+        sshd.freeze_sessions();
+        let taken = 100_000 + fill(&mut data, &bytes[100_000..]).await;
+        assert!(taken < bytes.len(), "the client is held back");
+        sshd.thaw_sessions();
+        data.write_all(&bytes[taken..]).await.unwrap();
+        end(data).await;
+        client.expect(226).await;
+        assert!(fs::read(sshd.files().join("file")).unwrap() == [before, &bytes].concat(), "{command}");
+    }
+
+    sshd.place_file("file", &bytes);
+    let mut data = begin(&mut client, "RETR file").await;
+    let mut received = vec![0; 100_000];
+    data.read_exact(&mut received).await.unwrap();
+    sshd.freeze_sessions();
+    let moment = Duration::from_millis(300);
+    while timeout(moment, data.read_buf(&mut received)).await.is_ok_and(|count| count.unwrap() > 0) {}
+    assert!(received.len() < bytes.len(), "the client is kept waiting");
+    sshd.thaw_sessions();
+    data.read_to_end(&mut received).await.unwrap();
+    client.expect(226).await;
+    assert!(received == bytes);
+}
+
+/// When the backend stops.
+#[derive(Debug, Clone, Copy)]
+enum Frozen {
+    Amid,
+    /// All has been sent, and its end has not been announced.
+    BeforeTheEnd,
+}
+
+/// An upload whose backend stands still longer than any timer.
+async fn freeze_for_long(command: &str, when: Frozen) {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()));
+    let (old, bytes) = (content(10_000, 1), content(1_000_000, 2));
+    sshd.place_file("file", &old);
+    let mut client = log_in(&gateway).await;
+    let mut data = begin(&mut client, command).await;
     data.write_all(&bytes[..100_000]).await.unwrap();
     data.flush().await.unwrap();
+    if let Frozen::BeforeTheEnd = when {
+        data.write_all(&bytes[100_000..]).await.unwrap();
+        data.flush().await.unwrap();
+    }
     sshd.freeze_sessions();
-    let _ = tokio::time::timeout(Duration::from_secs(170), data.write_all(&bytes)).await;
-    client.expect(451).await;
+    if let Frozen::Amid = when {
+        let _ = timeout(Duration::from_secs(170), data.write_all(&bytes[100_000..])).await;
+    }
+    let _ = timeout(Duration::from_secs(170), data.shutdown()).await;
+    client.expect_within(451, Duration::from_secs(200)).await;
     sshd.thaw_sessions();
     assert_eq!(client.store("STOR other", b"goes on").await.code, 226);
-    eventually("only what was acknowledged is there", || names(&sshd.files()) == ["other"]).await;
+    let what = format!("{command}, {when:?}: only the old file is there, and what was acknowledged");
+    eventually(&what, || names(&sshd.files()) == ["file", "other"]).await;
+    eventually(&what, || fs::read(sshd.files().join("file")).unwrap() == old).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_stands_still_for_longer_than_the_timers_is_451() {
+    if !is_full() {
+        // Minutes of silence: only in the long run. What is shorter than the timers is tested always.
+        return;
+    }
+    let cases = ["STOR file", "STOR new", "APPE file"]
+        .into_iter()
+        .flat_map(|command| [Frozen::Amid, Frozen::BeforeTheEnd].map(|when| freeze_for_long(command, when)));
+    join_all(cases).await;
+
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()));
+    sshd.place_file("file", content(32 * 1024 * 1024, 1));
+    let mut client = log_in(&gateway).await;
+    let mut data = begin(&mut client, "RETR file").await;
+    data.read_exact(&mut vec![0; 100_000]).await.unwrap();
+    sshd.freeze_sessions();
+    assert!(data.read_to_end(&mut Vec::new()).await.is_err(), "a cut download looks cut");
+    client.expect_within(451, Duration::from_secs(200)).await;
 }
 
 /// The tree with a user whose broken uploads are kept.

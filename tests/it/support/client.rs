@@ -143,6 +143,10 @@ impl Client {
 
     /// The next reply, or why there is none.
     pub(crate) async fn try_reply(&mut self) -> io::Result<Reply> {
+        self.reply_within(PATIENCE).await
+    }
+
+    async fn reply_within(&mut self, patience: Duration) -> io::Result<Reply> {
         let read = async {
             let mut lines: Vec<Vec<u8>> = Vec::new();
             loop {
@@ -161,7 +165,7 @@ impl Client {
                 }
             }
         };
-        timeout(PATIENCE, read).await.expect("a reply in time")
+        timeout(patience, read).await.expect("a reply in time")
     }
 
     /// The next reply, which has this code.
@@ -169,6 +173,12 @@ impl Client {
         let reply = self.reply().await;
         assert_eq!(reply.code, code, "{}", reply.text());
         reply
+    }
+
+    /// The same for a reply that takes its time.
+    pub(crate) async fn expect_within(&mut self, code: u16, patience: Duration) {
+        let reply = self.reply_within(patience).await.unwrap();
+        assert_eq!(reply.code, code, "{}", reply.text());
     }
 
     /// EPSV: the address to connect to.
