@@ -164,7 +164,10 @@ pub fn transfer_reply(kind: TransferKind, error: &TransferError) -> Reply {
         }
         TransferError::StorageFull(_) => Reply::new(552, "The storage is full"),
         TransferError::SizeDiffers { .. } => Reply::new(451, "The file was not stored whole"),
-        TransferError::Stopped(StopReason::Aborted | StopReason::ControlLost) => Reply::new(426, "Transfer aborted"),
+        TransferError::EndedEarly { .. } => Reply::new(451, "The file server ended the file too early"),
+        TransferError::Stopped(StopReason::Aborted | StopReason::ControlLost | StopReason::ControlTimedOut) => {
+            Reply::new(426, "Transfer aborted")
+        }
         TransferError::Stopped(StopReason::Drained) => Reply::new(426, "The service is shutting down"),
     }
 }

@@ -84,15 +84,32 @@ async fn look_up_for_resume(session: &mut LoggedIn, path: &BackendPath) -> Resul
     let (inside, attributes, part) = session.backend.repeatable(flight).await.purpose(Purpose::Existing)?;
     refuse_outside(inside, Purpose::Existing)?;
     match part {
-        Ok(part) if part.kind().is_none_or(|kind| kind == FileKind::Regular) => Ok(part),
+        Ok(part) if is_part(&part, attributes.as_ref().ok()) => Ok(part),
         Ok(_) | Err(_) => attributes.purpose(Purpose::Existing),
     }
 }
 
+/// Is what stands under the name of a part one? Not where the file itself is newer: that came by another way since.
+pub(super) fn is_part(part: &Attributes, whole: Option<&Attributes>) -> bool {
+    let modified = |attributes: &Attributes| attributes.times.map(|(_, modified)| modified);
+    let is_older = whole.and_then(modified).zip(modified(part)).is_some_and(|(whole, part)| part < whole);
+    may_be_plain(part) && !is_older
+}
+
+/// A server that tells no kinds is believed; the first READ finds out.
+pub(super) fn may_be_plain(attributes: &Attributes) -> bool {
+    attributes.kind().is_none_or(|kind| kind == FileKind::Regular)
+}
+
 /// Where the part of a broken upload of `path` would be kept for this user; `None` if none is.
 pub(super) fn kept_part(session: &LoggedIn, path: &BackendPath) -> Option<BackendPath> {
-    let keeps = session.policy().keep_broken_uploads && writes_beside(session);
-    temporary::part_of(path).filter(|_| keeps)
+    temporary::part_of(path).filter(|_| keeps_broken(session) && writes_beside(session))
+}
+
+/// Is what came of this user's broken uploads kept? To continue one replaces files, and to keep one needs its length cut
+/// to what is known to be stored.
+pub(super) fn keeps_broken(session: &LoggedIn) -> bool {
+    session.policy().keep_broken_uploads && session.user.permissions.overwrite && !session.backend.quirks().no_setstat
 }
 
 /// Are this user's uploads written under a temporary name?
@@ -327,7 +344,14 @@ pub(super) async fn rnto(
     let sftp = session.backend.sftp().await.purpose(Purpose::RenameTo)?;
     let renamed = commit::publish(&sftp, &source, &target, replace, session.backend.left_behinds()).await;
     match renamed {
-        Ok(()) => Ok(Step::reply(250, "Renamed")),
+        Ok(()) => {
+            if let Some(part) = kept_part(session, &target) {
+                // What was kept of a broken upload of that name is not of this file. Times are whole seconds, so that
+                // alone would not tell.
+                let _ = sftp.remove(&part).await;
+            }
+            Ok(Step::reply(250, "Renamed"))
+        }
         // Nobody told whether it happened: the truth is in the names.
         Err(SftpError::Lost(_) | SftpError::TimedOut) => match lstat(session, &source).await {
             Err(error) if is_missing(&error) && lstat(session, &target).await.is_ok() => {

@@ -103,6 +103,7 @@ async fn open(session: &mut LoggedIn, services: &Services, mode: DataMode) -> Re
         resumption: session.policy().data_tls_resumption,
         connect_timeout: services.timeouts.data_connect,
         handshake_timeout: services.timeouts.tls_handshake,
+        idle_timeout: services.timeouts.data_idle,
     };
     let endpoint = DataEndpoint::passive(reservation, rules);
     let port = endpoint.port();

@@ -15,12 +15,14 @@ use crate::sftp::{self, Attributes, BackendPath, File, FileKind, OpenFlags, Sftp
 use crate::transfer::commit;
 use crate::transfer::download::Download;
 use crate::transfer::endpoint::{DataEndpoint, Direction};
-use crate::transfer::landing::{Landing, Manner, Temporary, create_in_place, open_to_continue};
+use crate::transfer::landing::{Landing, Manner, Resumed, Temporary, create_in_place, open_to_continue};
 use crate::transfer::outcome::{Transfer, TransferKind};
 use crate::transfer::upload::Upload;
 
 use super::failure::{CommandError, For, Purpose, is_missing, permit};
-use super::file::{confine, kept_part, place, refuse_outside, stat, writes_beside};
+use super::file::{
+    confine, is_part, keeps_broken, kept_part, may_be_plain, place, refuse_outside, stat, writes_beside,
+};
 use super::{Argument, Step, flight};
 
 /// Mode of a new file before the umask.
@@ -122,11 +124,6 @@ async fn open_for_reading(
     }
 }
 
-/// A server that tells no kinds is believed; the first READ finds out.
-fn may_be_plain(attributes: &Attributes) -> bool {
-    attributes.kind().is_none_or(|kind| kind == FileKind::Regular)
-}
-
 pub(super) async fn stor(
     session: &mut LoggedIn,
     services: &Services,
@@ -212,7 +209,7 @@ fn manner(session: &LoggedIn) -> Manner {
         mode: FILE_MODE & !policy.umask,
         replace: session.user.permissions.overwrite,
         fsync: policy.fsync,
-        keep: policy.keep_broken_uploads,
+        keep: keeps_broken(session),
         quirks: session.backend.quirks(),
         left_behinds: session.backend.left_behinds().clone(),
     }
@@ -375,11 +372,15 @@ async fn open_further(
             Start::At(offset) => offset,
             Start::End | Start::Fresh => size,
         };
-        let claimed = Temporary::claim(sftp, &path, base, &target, manner).await.purpose(Purpose::Store)?;
-        let (file, landing) = Landing::resumed(claimed, target, existing.as_ref(), base, manner.clone());
+        let claimed = Temporary::claim(sftp, &path, size, &target, manner).await.purpose(Purpose::Store)?;
+        let (file, landing) =
+            Landing::resumed(claimed, target, existing.as_ref(), Resumed { base, length: size }, manner.clone());
         return Ok(Opened { sftp: sftp.clone(), file, landing, offset: base });
     }
-    let size = match (start, existing.as_ref().map(|attributes| attributes.size.unwrap_or(0))) {
+    if existing.as_ref().is_some_and(|attributes| attributes.size.is_none()) {
+        return Err(CommandError::Refused(550, "The file server does not tell how long the file is"));
+    }
+    let size = match (start, existing.as_ref().and_then(|attributes| attributes.size)) {
         (Start::At(_), None) => return Err(CommandError::Restart("There is no file to continue")),
         (Start::At(offset), Some(size)) if offset > size => {
             return Err(CommandError::Restart("REST is beyond the end of the file"));
@@ -404,7 +405,7 @@ async fn look_around(session: &LoggedIn, sftp: &sftp::Session, located: &Backend
     let part = kept_part(session, located);
     let look_at_part = async {
         match &part {
-            Some(part) => sftp.lstat(part).await.ok().filter(|found| found.kind() == Some(FileKind::Regular)),
+            Some(part) => sftp.lstat(part).await.ok(),
             None => None,
         }
     };
@@ -412,6 +413,7 @@ async fn look_around(session: &LoggedIn, sftp: &sftp::Session, located: &Backend
         tokio::join!(session.root.check(sftp, located, Follow::Last), sftp.lstat(located), look_at_part);
     let inside = flight::inside(checked).purpose(Purpose::Store)?;
     let name = flight::answered(name).purpose(Purpose::Store)?;
+    let part = part.filter(|part| is_part(part, name.as_ref().ok()));
     Ok(Seen { inside, name, part })
 }
 

@@ -216,16 +216,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
 
     /// The next thing the client sent. May be dropped and called again without loss.
     async fn decoded(&mut self) -> io::Result<Decoded> {
-        loop {
-            if let Some(decoded) = self.decoder.next() {
-                return Ok(decoded);
-            }
-            let mut buffer = [0_u8; READ_BUFFER];
-            match self.stream.read(&mut buffer).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => self.decoder.push(buffer.get(..count).unwrap_or_default()),
-            }
-        }
+        next_decoded(&mut self.stream, &mut self.decoder).await
     }
 
     /// Answers a Telnet option (RFC 1123 §4.1.2.12).
@@ -275,12 +266,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 let argument = Argument::new(request.argument.as_deref());
                 // RNTO is a few requests with a limit each, and half an exchange of names is worse than a long one.
                 let limit = if row.pending == PendingEffect::TakesRename { NO_LIMIT } else { COMMAND_LIMIT };
-                match timeout(limit, self.handle(row, argument)).await {
-                    Ok(result) => result,
-                    Err(_) => return self.close(&Reply::new(421, "The file server takes too long, closing")).await,
+                match self.handle(row, argument, limit).await? {
+                    Handled::Done(result) => result,
+                    Handled::Aborted => Err(CommandError::Refused(426, "Aborted")),
+                    Handled::TookTooLong => {
+                        return self.close(&Reply::new(421, "The file server takes too long, closing")).await;
+                    }
                 }
             }
-            Err(refusal) => Ok(Step::Reply(refusal)),
+            Err(refusal) => {
+                self.recorder.refusal(row, &refusal);
+                Ok(Step::Reply(refusal))
+            }
         };
         self.clear_data(row, &result);
         if row.theme == Theme::Access {
@@ -301,14 +298,34 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         carried_out
     }
 
-    async fn handle(&mut self, row: &CommandSpec, argument: Argument<'_>) -> Result<Step, CommandError> {
-        match row.handler {
-            Handler::Anytime(handler) => handler(&mut self.session, self.services, argument).await,
-            Handler::LoggedIn(handler) => match self.session.logged_in() {
-                Some(state) => handler(state, self.services, argument).await,
-                None => Err(CommandError::Refused(530, "Please login with USER and PASS")),
-            },
-            Handler::NotOffered(code) => Err(CommandError::Refused(code, "Command not implemented")),
+    /// Lets the handler of a command work. What leads to a transfer may be aborted from the beginning: the backend may
+    /// hang before the client has heard 150. What a handler leaves that is dropped is seen to as after a lost backend.
+    async fn handle(&mut self, row: &CommandSpec, argument: Argument<'_>, limit: Duration) -> Result<Handled, Ended> {
+        let Self { stream, decoder, waiting, session, services, .. } = self;
+        let mut handling = std::pin::pin!(timeout(limit, call(row, session, services, argument)));
+        loop {
+            let listening = row.uses_data && waiting.len() < MAX_QUEUED_LINES;
+            let decoded = tokio::select! {
+                biased;
+                result = &mut handling => return Ok(result.map_or(Handled::TookTooLong, Handled::Done)),
+                decoded = next_decoded(stream, decoder), if listening => decoded?,
+            };
+            match decoded {
+                Decoded::Line(line) => {
+                    let aborts = Request::parse(&line).is_ok_and(|request| {
+                        let row = spec::find(request.verb.as_str());
+                        row.is_some_and(|row| row.during_transfer == DuringTransfer::Aborts)
+                    });
+                    // It is answered in its turn, after the command that it aborts.
+                    waiting.push_back(Waiting::Line(line));
+                    if aborts {
+                        return Ok(Handled::Aborted);
+                    }
+                }
+                Decoded::TooLong => waiting.push_back(Waiting::TooLong),
+                // As during a transfer: a courtesy that must not hold anything up.
+                Decoded::Answer(_) => {}
+            }
         }
     }
 
@@ -359,9 +376,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         let mut meter = self.recorder.transfer_started(kind);
         let mut running = transfer.run(stop.clone(), progress.clone());
         let mut watch = Watch { ended: self.write(opening).await.err(), ..Watch::default() };
-        if watch.ended.is_some() {
-            stop.trip(StopReason::ControlLost);
-        }
+        watch.stop_if_ended(&stop);
         let now = self.shutdown.now.clone();
         let mut ticks = interval(METER_INTERVAL);
         let mut outcome = loop {
@@ -379,9 +394,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 },
                 _ = ticks.tick() => {}
             }
-            if watch.ended.is_some() {
-                stop.trip(StopReason::ControlLost);
-            }
+            watch.stop_if_ended(&stop);
             meter.progress(progress.bytes(), 0);
         };
         self.settle(&mut outcome).await;
@@ -485,6 +498,17 @@ struct Watch {
     ended: Option<Ended>,
 }
 
+impl Watch {
+    /// Ends the transfer of a client that is gone.
+    fn stop_if_ended(&self, stop: &Stop) {
+        match &self.ended {
+            None => {}
+            Some(Ended::Gone(error)) if error.kind() != io::ErrorKind::TimedOut => stop.trip(StopReason::ControlLost),
+            Some(_) => stop.trip(StopReason::ControlTimedOut),
+        }
+    }
+}
+
 struct Transferred {
     reply: Reply,
     then: Then,
@@ -494,6 +518,47 @@ enum Then {
     GoOn,
     Quit,
     End(Ended),
+}
+
+/// How the handler of a command ended.
+enum Handled {
+    Done(Result<Step, CommandError>),
+    /// By ABOR, which waits for its answer.
+    Aborted,
+    TookTooLong,
+}
+
+async fn call(
+    row: &CommandSpec,
+    session: &mut Session,
+    services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    match row.handler {
+        Handler::Anytime(handler) => handler(session, services, argument).await,
+        Handler::LoggedIn(handler) => match session.logged_in() {
+            Some(state) => handler(state, services, argument).await,
+            None => Err(CommandError::Refused(530, "Please login with USER and PASS")),
+        },
+        Handler::NotOffered(code) => Err(CommandError::Refused(code, "Command not implemented")),
+    }
+}
+
+/// The next thing the client sent. May be dropped and called again without loss.
+async fn next_decoded<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut ControlStream<S>,
+    decoder: &mut LineDecoder,
+) -> io::Result<Decoded> {
+    loop {
+        if let Some(decoded) = decoder.next() {
+            return Ok(decoded);
+        }
+        let mut buffer = [0_u8; READ_BUFFER];
+        match stream.read(&mut buffer).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => decoder.push(buffer.get(..count).unwrap_or_default()),
+        }
+    }
 }
 
 fn is_foreign(line: &[u8]) -> bool {

@@ -9,6 +9,7 @@ use crate::command::Step;
 use crate::command::failure::{CommandError, LoginError};
 use crate::command::spec::{CommandSpec, Theme};
 use crate::config::TlsMode;
+use crate::ftp::reply::Reply;
 use crate::session::{Session, Stage};
 use crate::telemetry::metrics::{
     self, Channel, CommandGroup, Direction, HandshakeResult, LoginMethod, LoginResult, SessionGuard, SessionState,
@@ -65,6 +66,16 @@ impl Recorder {
         debug!(ftp.reply_code = code, "reply");
     }
 
+    /// What the gate refuses because of a setting that an operator may want to change.
+    pub(super) fn refusal(&self, row: &CommandSpec, reply: &Reply) {
+        if reply.code() == 521 {
+            info!(
+                ftp.command = row.verb,
+                "refused: the data connection would be in clear (policy.data_tls: optional lets it pass)"
+            );
+        }
+    }
+
     /// A failure whose cause an operator may want to know.
     pub(super) fn failure(&self, row: &CommandSpec, error: &CommandError) {
         match error {
@@ -72,6 +83,7 @@ impl Recorder {
                 warn!(ftp.command = row.verb, exception.message = %error, "command failed on the backend");
             }
             CommandError::Login(_) => {}
+            CommandError::Ports(_) => warn!(ftp.command = row.verb, exception.message = %error, "command refused"),
             CommandError::Argument(_)
             | CommandError::Path(..)
             | CommandError::Outside(_)
@@ -80,7 +92,6 @@ impl Recorder {
             | CommandError::WrongKind(..)
             | CommandError::NoMatch
             | CommandError::Restart(_)
-            | CommandError::Ports(_)
             | CommandError::Refused(..) => {
                 debug!(ftp.command = row.verb, exception.message = %error, "command refused")
             }
@@ -192,9 +203,13 @@ fn transfer_result(error: &TransferError) -> TransferResult {
             | DataError::Broken(_)
             | DataError::NoCloseNotify => TransferResult::ClientError,
         },
-        TransferError::Backend(_) | TransferError::SizeDiffers { .. } => TransferResult::BackendError,
+        TransferError::Backend(_) | TransferError::SizeDiffers { .. } | TransferError::EndedEarly { .. } => {
+            TransferResult::BackendError
+        }
         TransferError::StorageFull(_) => TransferResult::Quota,
-        TransferError::Stopped(StopReason::Aborted | StopReason::ControlLost) => TransferResult::ClientAbort,
+        TransferError::Stopped(StopReason::Aborted | StopReason::ControlLost | StopReason::ControlTimedOut) => {
+            TransferResult::ClientAbort
+        }
         TransferError::Stopped(StopReason::Drained) => TransferResult::Drained,
     }
 }

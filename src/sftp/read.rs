@@ -68,6 +68,15 @@ impl ReadStream {
         })
     }
 
+    /// How long the file is now.
+    ///
+    /// # Errors
+    ///
+    /// As any request; see [`SftpError`].
+    pub async fn size(&self) -> Result<Option<u64>, SftpError> {
+        Ok(self.file.stat().await?.size)
+    }
+
     /// CLOSE; replies still on their way are dropped when they come.
     ///
     /// # Errors

@@ -86,6 +86,8 @@ struct Outstanding {
     offset: u64,
     length: u64,
     answered: bool,
+    /// Answered with success. One that failed stays, and so does whatever is behind it: there is a gap.
+    stored: bool,
 }
 
 impl WriteStream {
@@ -206,7 +208,7 @@ impl WriteStream {
     }
 
     /// Waits until every WRITE is answered, one way or the other. `false` if an answer does not come.
-    pub(super) async fn all_answered(&mut self) -> bool {
+    pub async fn all_answered(&mut self) -> bool {
         while self.unanswered > 0 {
             if let Err(SftpError::TimedOut | SftpError::Lost(_)) = self.await_answer().await {
                 return false;
@@ -254,7 +256,7 @@ impl WriteStream {
         if self.unanswered == 0 {
             self.progress = Instant::now();
         }
-        self.outstanding.push_back(Outstanding { offset, length, answered: false });
+        self.outstanding.push_back(Outstanding { offset, length, answered: false, stored: false });
         self.unanswered += length;
         self.next_offset += length;
         Ok(())
@@ -289,15 +291,17 @@ impl WriteStream {
 
 /// Notes the answer to one WRITE.
 fn settle(outstanding: &mut VecDeque<Outstanding>, unanswered: &mut u64, answer: Answer) -> Result<(), SftpError> {
+    let result = answer.reply.and_then(done);
     if let Ok(index) = outstanding.binary_search_by_key(&answer.key, |write| write.offset)
         && let Some(write) = outstanding.get_mut(index)
         && !write.answered
     {
         write.answered = true;
+        write.stored = result.is_ok();
         *unanswered -= write.length;
     }
-    done(answer.reply?)?;
-    while outstanding.front().is_some_and(|write| write.answered) {
+    result?;
+    while outstanding.front().is_some_and(|write| write.stored) {
         outstanding.pop_front();
     }
     Ok(())

@@ -20,7 +20,7 @@ pub use tokio_rustls::rustls::Error as TlsError;
 use crate::config::TlsVersion;
 
 use self::certificate::Certificates;
-use self::session_tickets::{Issuer, ReadOnly, SessionTickets};
+use self::session_tickets::{Issuer, NoTickets, ReadOnly, SessionTickets};
 
 /// TLS 1.3 tickets given on a control connection. Clients with a single-use cache (rustls keeps 8) get enough to begin
 /// with; each download gives one more.
@@ -91,16 +91,22 @@ pub struct SessionTls {
 }
 
 impl SessionTls {
-    /// The TLS of one data connection; `is_download` when it is known to send from us to the client.
-    pub fn for_data(&self, is_download: bool) -> DataTls {
+    /// The TLS of one data connection; `is_download` when it is known to send from us to the client, `resumes` when it
+    /// may resume the session.
+    pub fn for_data(&self, is_download: bool, resumes: bool) -> DataTls {
         let issuer = Arc::new(self.tickets.data());
         let mut config = ServerConfig::clone(&self.control);
-        config.ticketer = Arc::clone(&issuer) as _;
-        config.session_storage = Arc::new(ReadOnly(Arc::clone(&self.control.session_storage)));
+        if resumes {
+            config.ticketer = Arc::clone(&issuer) as _;
+            config.session_storage = Arc::new(ReadOnly(Arc::clone(&self.control.session_storage)));
+        } else {
+            config.ticketer = Arc::new(NoTickets);
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+        }
         config.alpn_protocols = vec![b"ftp-data".to_vec(), b"ftp".to_vec()];
         // A client that only writes never reads a ticket; closing a socket with unread bytes makes its kernel send RST
         // and drop what was queued. Measured with two tickets: 40 of 40 uploads truncated; with none: 0 of 60.
-        config.send_tls13_tickets = if is_download { DOWNLOAD_TICKETS } else { 0 };
+        config.send_tls13_tickets = if is_download && resumes { DOWNLOAD_TICKETS } else { 0 };
         DataTls { config: Arc::new(config), issuer }
     }
 }

@@ -54,13 +54,35 @@ pub async fn publish(
     replace: bool,
     left_behinds: &LeftBehinds,
 ) -> Result<(), SftpError> {
-    if !replace || sftp.extensions().posix_rename {
-        return sftp.rename(temporary, target, replace).await;
+    match take_name(sftp, temporary, target, replace).await {
+        Err(refused @ SftpError::Status { .. }) if replace => {
+            take_place(sftp, temporary, target, refused, left_behinds).await
+        }
+        other => other,
     }
-    // Plain RENAME does not replace on most servers. Where the target exists it steps aside, and comes back if its
-    // successor cannot take its place: at no moment is neither of the two there.
-    let Err(refused) = sftp.rename(temporary, target, false).await else { return Ok(()) };
-    if !matches!(refused, SftpError::Status { .. }) {
+}
+
+/// The first step, and the only one where the server can replace a file or there is none: carried out or not, and
+/// nothing in between.
+pub(super) async fn take_name(
+    sftp: &Session,
+    temporary: &BackendPath,
+    target: &BackendPath,
+    replace: bool,
+) -> Result<(), SftpError> {
+    sftp.rename(temporary, target, replace && sftp.extensions().posix_rename).await
+}
+
+/// What follows where a plain RENAME was refused, as it is by most servers where the target exists: that steps aside, and
+/// comes back if its successor cannot take its place. At no moment is neither of the two there.
+pub(super) async fn take_place(
+    sftp: &Session,
+    temporary: &BackendPath,
+    target: &BackendPath,
+    refused: SftpError,
+    left_behinds: &LeftBehinds,
+) -> Result<(), SftpError> {
+    if sftp.extensions().posix_rename {
         return Err(refused);
     }
     match sftp.lstat(target).await {

@@ -46,13 +46,16 @@ pub enum DataError {
     )]
     NotOpened,
     /// The listening end is gone.
-    #[error("the passive port was closed")]
+    #[error("the passive port was closed (passive.ports)")]
     PortClosed,
     /// The TLS handshake did not finish in time.
     #[error("the TLS handshake of the data connection took too long (timeouts.tls_handshake)")]
     HandshakeTimedOut,
     /// The TLS handshake failed.
-    #[error("the TLS handshake of the data connection failed: {0}")]
+    #[error(
+        "the TLS handshake of the data connection failed: {0} \
+         (tls.min_version and tls.certificates say what clients may use)"
+    )]
     Handshake(#[source] io::Error),
     /// `data_tls_resumption: require`, and the connection resumed nothing of this session.
     #[error(
@@ -61,7 +64,7 @@ pub enum DataError {
     )]
     NotResumed,
     /// It came before PROT was changed, under the other protection.
-    #[error("the data connection was opened under another protection level")]
+    #[error("the data connection was opened under another protection level than PROT says now (policy.data_tls)")]
     WrongProtection,
     /// The client reset it or it broke.
     #[error("the data connection broke: {0}")]
@@ -149,8 +152,11 @@ impl DataConnection {
 
     /// Puts bytes into the queue; [`DataConnection::send`] sends them, and the last of them [`DataConnection::finish`].
     pub(super) fn queue(&mut self, bytes: Bytes) {
-        self.queued += bytes.len();
-        self.queue.push_back(bytes);
+        // One without bytes would stay in the queue: what is taken off it is what was written.
+        if !bytes.is_empty() {
+            self.queued += bytes.len();
+            self.queue.push_back(bytes);
+        }
     }
 
     /// Is there enough in the queue for one write?
@@ -182,13 +188,18 @@ impl DataConnection {
     /// # Errors
     /// When the client broke the connection before it had everything, or took nothing for `idle`.
     pub(super) async fn finish(mut self, idle: Duration, progress: &Progress) -> Result<(), DataError> {
+        // Given up or failed anywhere from here on, it must not look complete.
+        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
         let sent = async {
             // A black-holed client: what the kernel holds for it is not waited for for ever.
             let _ = SockRef::from(self.socket()).set_tcp_user_timeout(Some(idle));
             self.send_but(HELD_BACK, idle, progress).await?;
-            let receipt = if self.queued > 0 { Receipt::ask(self.socket()) } else { None };
+            // What TLS holds for a socket that is full goes ahead, or it would leave together with the end.
+            self.flush(idle).await?;
+            let receipt = if self.queued > 0 { Receipt::ask(self.socket()).await } else { None };
             let before = self.writes();
             self.send_but(0, idle, progress).await?;
+            self.flush(idle).await?;
             let receipt = receipt.filter(|_| self.writes() == before + 1);
             let shutdown = async {
                 match &mut self.channel {
@@ -200,36 +211,46 @@ impl DataConnection {
             timeout(idle, shutdown).await.map_err(|_| DataError::Idle)?.map_err(DataError::of)?;
             Ok(receipt)
         };
-        let receipt = match sent.await {
-            Ok(receipt) => receipt,
-            Err(error) => {
-                self.reset();
-                return Err(error);
-            }
-        };
+        let receipt = sent.await?;
         let mut socket = self.into_socket();
         // Closing a socket that still has unread bytes (the client's close_notify) makes the kernel send RST, which
         // can overtake what we sent. So its bytes are read away, but no client may hold us up for long.
         let drained = timeout(LINGER, drain(&mut socket)).await;
-        let Some(receipt) = receipt else { return Ok(()) };
-        if receipt.is_here(&socket) {
+        let arrived = match (receipt, drained) {
             // A reset is no failure here: a client that knows the size closes as soon as it has all of it, with our
             // close_notify unread, and its kernel then resets.
-            return Ok(());
-        }
-        match drained {
-            Ok(Err(error)) => return Err(DataError::of(error)),
-            Ok(Ok(())) => receipt.comes(&socket).await,
-            Err(_) => {
+            (Some(receipt), _) if receipt.is_here(&socket) => Ok(()),
+            (_, Ok(Err(error))) => Err(error),
+            (Some(receipt), Ok(Ok(()))) => receipt.comes(&socket).await,
+            (Some(receipt), Err(_)) => {
                 let came = receipt.comes(&socket).await;
                 let _ = timeout(LINGER, drain(&mut socket)).await;
                 came
             }
+            // There was nothing to send, or this kernel gives no receipts.
+            (None, Ok(Ok(())) | Err(_)) => Ok(()),
+        };
+        arrived.map_err(DataError::of)?;
+        let _ = SockRef::from(&socket).set_linger(None);
+        Ok(())
+    }
+
+    /// Waits until the kernel has what TLS holds. `idle` limits the time without progress, not the whole.
+    async fn flush(&mut self, idle: Duration) -> Result<(), DataError> {
+        loop {
+            let before = self.writes();
+            let flush = async {
+                match &mut self.channel {
+                    DataChannel::Clear(stream) => stream.flush().await,
+                    DataChannel::Private(stream) => stream.flush().await,
+                }
+            };
+            match timeout(idle, flush).await {
+                Ok(flushed) => return flushed.map_err(DataError::of),
+                Err(_) if self.writes() > before => {}
+                Err(_) => return Err(DataError::Idle),
+            }
         }
-        .map_err(|error| {
-            let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
-            DataError::of(error)
-        })
     }
 
     /// Ends an upload whose end the client has announced: answers close_notify and closes.

@@ -46,9 +46,13 @@ impl Download {
                 reason = stop.tripped() => return Err(reason.into()),
                 connection = endpoint.open(Direction::ToClient) => connection?,
             };
+            let sending = async {
+                send(&mut source, &mut connection, ascii, skip, idle, &progress, &mut backend_bytes).await?;
+                is_whole(&source, offset + backend_bytes, size).await
+            };
             let sent = tokio::select! {
                 reason = stop.tripped() => Err(reason.into()),
-                sent = send(&mut source, &mut connection, ascii, skip, idle, &progress, &mut backend_bytes) => sent,
+                sent = sending => sent,
             };
             match sent {
                 Ok(()) => tokio::select! {
@@ -65,6 +69,18 @@ impl Download {
         // Reading is over; whatever CLOSE answers changes nothing about what was delivered.
         drop(source);
         Outcome { result, client_bytes: progress.bytes(), backend_bytes, unsettled: None, hostile_names: 0 }
+    }
+}
+
+/// An end of file that comes before the end the file is known to have: has it been cut meanwhile? Costs nothing where
+/// all of it came.
+async fn is_whole(source: &ReadStream, read: u64, size: Option<u64>) -> Result<(), TransferError> {
+    if size.is_none_or(|size| read >= size) {
+        return Ok(());
+    }
+    match source.size().await? {
+        Some(size) if read < size => Err(TransferError::EndedEarly { read, size }),
+        _ => Ok(()),
     }
 }
 

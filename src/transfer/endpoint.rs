@@ -4,13 +4,14 @@
 //! after 150 (curl, FileZilla, lftp). So the endpoint accepts and answers as soon as somebody comes, and a transfer
 //! command finds a connection ready, under way, or failed with its reason.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::Resumption;
@@ -27,9 +28,16 @@ const SECOND_CHANCE: Duration = Duration::from_secs(2);
 /// Handshakes under way at a time for one endpoint: the rightful client's, and some of strangers at its address.
 const MAX_HANDSHAKES: usize = 4;
 
-/// A data connection that is silent for a minute is asked whether it is still there, four times, every 15 seconds (F-11).
-fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4)
+/// Options of a data connection. A failure leaves it as the system makes it, which is good enough.
+fn tune(stream: &TcpStream, idle_timeout: Duration) {
+    // Without it small files cost 33 to 40 ms each with several clients (Nagle against delayed ACK).
+    let _ = stream.set_nodelay(true);
+    let socket = SockRef::from(stream);
+    // One that is silent for a minute is asked whether it is still there, four times, every 15 seconds (F-11): a client
+    // that waits for the backend beside us sends nothing, and may be gone meanwhile.
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    let _ = socket.set_tcp_keepalive(&keepalive.with_retries(4));
+    let _ = socket.set_tcp_user_timeout(Some(idle_timeout));
 }
 
 /// Sent from us, to us, or not known yet.
@@ -72,6 +80,8 @@ pub struct EndpointRules {
     pub connect_timeout: Duration,
     /// One TLS handshake.
     pub handshake_timeout: Duration,
+    /// What was sent and stays unacknowledged for so long ends the connection.
+    pub idle_timeout: Duration,
 }
 
 /// A passive endpoint, good for one transfer (RFC 959 §3.2). Dropping it closes what it has.
@@ -190,22 +200,27 @@ async fn arrive(
     // Commands may come in between (SIZE, REST …): the transfer command starts a wait of its own in `open`, and what
     // ends an endpoint nobody uses is the idle time of the control connection.
     let mut shaking_hands = JoinSet::new();
+    let mut oldest_first = VecDeque::new();
     let mut refused: Option<(DataError, Instant)> = None;
+    let mut command_came = false;
     loop {
         let second_chance = refused.as_ref().map(|(_, until)| *until);
         tokio::select! {
-            arrival = reservation.arrival(), if shaking_hands.len() < MAX_HANDSHAKES => {
+            arrival = reservation.arrival() => {
                 let Some(stream) = arrival else { return Err(DataError::PortClosed) };
                 occupied.store(true, Ordering::SeqCst);
-                // Without it small files cost 33 to 40 ms each with several clients (Nagle against delayed ACK).
-                let _ = stream.set_nodelay(true);
-                // A client that waits for the backend beside us sends nothing, and may be gone meanwhile.
-                let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive());
+                tune(&stream, rules.idle_timeout);
                 if !rules.protection.is_private() {
                     return Ok(DataConnection::clear(stream));
                 }
+                // SECURITY: strangers at the client's address who say nothing must not keep it out.
+                oldest_first.retain(|handshake: &AbortHandle| !handshake.is_finished());
+                if oldest_first.len() >= MAX_HANDSHAKES && let Some(oldest) = oldest_first.pop_front() {
+                    oldest.abort();
+                }
                 let (rules, direction) = (rules.clone(), Arc::clone(&direction));
-                shaking_hands.spawn(async move { shake_hands(stream, &rules, &direction).await });
+                let handshake = shaking_hands.spawn(async move { shake_hands(stream, &rules, &direction).await });
+                oldest_first.push_back(handshake);
             }
             Some(done) = shaking_hands.join_next() => match done {
                 Ok(Ok(connection)) => return Ok(connection),
@@ -214,6 +229,11 @@ async fn arrive(
                 Err(_) => {}
             },
             () = sleep_until(second_chance.unwrap_or_else(Instant::now)), if second_chance.is_some() => {
+                // Its time begins with the transfer command: many clients connect only then.
+                if !std::mem::replace(&mut command_came, direction.load(Ordering::SeqCst) != UNKNOWN) {
+                    refused = refused.map(|(error, _)| (error, Instant::now() + SECOND_CHANCE));
+                    continue;
+                }
                 if shaking_hands.is_empty() && let Some((error, _)) = refused.take() {
                     return Err(error);
                 }
@@ -230,7 +250,8 @@ async fn shake_hands(
     direction: &AtomicU8,
 ) -> Result<DataConnection, DataError> {
     let started = Instant::now();
-    let handshake = timeout(rules.handshake_timeout, handshake(stream, &rules.tls, direction)).await;
+    let resumes = rules.resumption != Resumption::Off;
+    let handshake = timeout(rules.handshake_timeout, handshake(stream, &rules.tls, resumes, direction)).await;
     let connection = handshake.unwrap_or(Err(DataError::HandshakeTimedOut));
     let (version, result) = handshake_labels(connection.as_ref());
     metrics::tls_handshake(Channel::Data, version, result, started.elapsed());
@@ -243,9 +264,14 @@ async fn shake_hands(
     Err(DataError::NotResumed)
 }
 
-async fn handshake(stream: TcpStream, tls: &SessionTls, direction: &AtomicU8) -> Result<DataConnection, DataError> {
+async fn handshake(
+    stream: TcpStream,
+    tls: &SessionTls,
+    resumes: bool,
+    direction: &AtomicU8,
+) -> Result<DataConnection, DataError> {
     // Most clients send their ClientHello after 150: by then the direction is known. Where it is not, no ticket.
-    DataConnection::secure(stream, || tls.for_data(direction.load(Ordering::SeqCst) == TO_CLIENT)).await
+    DataConnection::secure(stream, || tls.for_data(direction.load(Ordering::SeqCst) == TO_CLIENT, resumes)).await
 }
 
 fn result_label(opened: Result<&DataConnection, &DataError>) -> DataConnectionResult {

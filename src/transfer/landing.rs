@@ -17,6 +17,9 @@ use super::temporary::{part_of, temporary_beside};
 /// How long a failed transfer waits for its clean-up before it says that it failed.
 const DISCARD_PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long one that was written in place waits to be undone, where nobody waits for ABOR.
+const UNDO_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How uploads of one user are stored.
 #[derive(Debug, Clone)]
 pub struct Manner {
@@ -53,8 +56,8 @@ enum Way {
         mode: Option<u32>,
         /// A part of an earlier upload is in the way of the next one: it goes when this one is whole.
         stale_part: bool,
-        /// Length of the earlier part that is continued: what is beyond it goes.
-        base: Option<u64>,
+        /// The earlier part that is continued.
+        resumed: Option<Resumed>,
     },
     /// Written to its final name from the first byte on.
     Direct {
@@ -66,6 +69,15 @@ enum Way {
         /// Its length before; a failed upload gives it back.
         length: u64,
     },
+}
+
+/// A part that is continued.
+#[derive(Debug, Clone, Copy)]
+pub struct Resumed {
+    /// Where the upload goes on: what is beyond it goes.
+    pub base: u64,
+    /// How long the part is.
+    pub length: u64,
 }
 
 /// A file under a temporary name, open for writing. It goes again, or back, if nothing lands with it.
@@ -160,15 +172,15 @@ impl Landing {
         Self::renamed(temporary, target, existing, stale_part, None, manner)
     }
 
-    /// Continues the part of a broken upload from `base` on.
+    /// Continues the part of a broken upload.
     pub fn resumed(
         temporary: Temporary,
         target: BackendPath,
         existing: Option<&Attributes>,
-        base: u64,
+        resumed: Resumed,
         manner: Manner,
     ) -> (File, Self) {
-        Self::renamed(temporary, target, existing, false, Some(base), manner)
+        Self::renamed(temporary, target, existing, false, Some(resumed), manner)
     }
 
     fn renamed(
@@ -176,13 +188,13 @@ impl Landing {
         target: BackendPath,
         existing: Option<&Attributes>,
         stale_part: bool,
-        base: Option<u64>,
+        resumed: Option<Resumed>,
         manner: Manner,
     ) -> (File, Self) {
         let Temporary { file, path, held } = temporary;
         let mode = existing.and_then(|attributes| attributes.permissions).map(|bits| bits & 0o7777);
         let mode = mode.filter(|_| !manner.quirks.no_setstat);
-        (file, Self { way: Way::Atomic { temporary: path, held, mode, stale_part, base }, target, manner })
+        (file, Self { way: Way::Atomic { temporary: path, held, mode, stale_part, resumed }, target, manner })
     }
 
     /// To `target` itself, which is open and not truncated yet.
@@ -205,10 +217,13 @@ impl Landing {
 
     /// The data connection is there: from here on the old content of a direct upload is given up. What must be cut is
     /// asked to be so ahead of the first WRITE; [`Begun::truncated`] is the answer to that.
-    pub(super) async fn begin(&self, sftp: &Session, file: File) -> Result<Begun, SftpError> {
-        let size = match &self.way {
+    pub(super) async fn begin(&mut self, sftp: &Session, file: File) -> Result<Begun, SftpError> {
+        let size = match &mut self.way {
             Way::Direct { created: false } => Some(0),
-            Way::Atomic { base, .. } => *base,
+            Way::Atomic { held, resumed, .. } => resumed.take().map(|resumed| {
+                held.shortens(resumed.base);
+                resumed.base
+            }),
             Way::Direct { created: true } | Way::Continue { .. } => None,
         };
         let Some(size) = size else { return Ok(Begun { file, truncated: None }) };
@@ -219,6 +234,14 @@ impl Landing {
         let cut = Attributes { size: Some(size), ..Attributes::default() };
         let truncated = file.begin_set_attributes(&cut).await?;
         Ok(Begun { file, truncated: Some(truncated) })
+    }
+
+    /// How long the part of an earlier upload is that it would have continued, had it begun.
+    pub(super) fn untouched_part(&self) -> Option<u64> {
+        match &self.way {
+            Way::Atomic { resumed, .. } => resumed.map(|resumed| resumed.length),
+            Way::Direct { .. } | Way::Continue { .. } => None,
+        }
     }
 
     /// Is what comes of it kept when it breaks?
@@ -273,22 +296,34 @@ impl Landing {
         }
     }
 
-    /// Gives a sealed file its name.
-    pub(super) async fn publish(&self, sftp: &Session) -> Result<(), SftpError> {
+    /// Gives a sealed file its name: a single request, carried out or not.
+    pub(super) async fn take_name(&self, sftp: &Session) -> Result<(), SftpError> {
         match &self.way {
             Way::Atomic { temporary, .. } => {
-                let Manner { replace, left_behinds, .. } = &self.manner;
-                commit::publish(sftp, temporary, &self.target, *replace, left_behinds).await
+                commit::take_name(sftp, temporary, &self.target, self.manner.replace).await
             }
             Way::Direct { .. } | Way::Continue { .. } => Ok(()),
         }
     }
 
-    /// Whether `publish` is a single request: carried out or not, and nothing in between.
-    pub(super) fn publishes_in_one_step(&self, sftp: &Session) -> bool {
-        match self.way {
-            Way::Atomic { .. } => !self.manner.replace || sftp.extensions().posix_rename,
-            Way::Direct { .. } | Way::Continue { .. } => true,
+    /// Where the name was refused: takes the place of what has it, where that may be. Several requests, which must not
+    /// be cut short.
+    pub(super) async fn take_place(&self, sftp: &Session, refused: SftpError) -> Result<(), SftpError> {
+        match &self.way {
+            Way::Atomic { temporary, .. } if self.manner.replace => {
+                commit::take_place(sftp, temporary, &self.target, refused, &self.manner.left_behinds).await
+            }
+            Way::Atomic { .. } | Way::Direct { .. } | Way::Continue { .. } => Err(refused),
+        }
+    }
+
+    /// It was stopped while the name was asked for: takes the temporary file away if it still is one. `false` if it is
+    /// not, and so has its name. What cannot be found out in time is remembered, as a temporary file that goes.
+    pub(super) async fn was_stopped_in_time(&self, sftp: &Session) -> bool {
+        let Way::Atomic { temporary, .. } = &self.way else { return false };
+        match timeout(DISCARD_PATIENCE, sftp.remove(temporary)).await {
+            Ok(Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. })) => false,
+            Ok(_) | Err(_) => true,
         }
     }
 
@@ -306,8 +341,9 @@ impl Landing {
             held.done();
             if stale_part && let Some(part) = part_of(&self.target) {
                 // The whole file is there; an old part beside it would only mislead the next client that resumes. The
-                // answer is waited for, so that SIZE does not see it, and changes nothing.
-                let _ = sftp.remove(&part).await;
+                // answer is waited for a moment, so that SIZE does not see it, and changes nothing.
+                let held = self.manner.left_behinds.hold(LeftBehind::Temporary(part));
+                let _ = timeout(DISCARD_PATIENCE, held.put_right(sftp)).await;
             }
         }
     }
@@ -327,18 +363,18 @@ impl Landing {
     /// without a gap. What could not be undone because the backend was lost is remembered or given back.
     ///
     /// What was written in place is undone only where it is this upload's own: not beyond `end`, up to which it may
-    /// have written, and not where its client vanished and may be back by now, at work on the very file.
+    /// have written, and not where its client fell silent and may be back by now, at work on the very file.
     pub(super) async fn discard(
         self,
         sftp: &Session,
         acknowledged: u64,
         end: u64,
-        client_vanished: bool,
+        patience: Patience,
     ) -> Option<Unsettled> {
         let Self { way, target, manner } = self;
         match way {
             Way::Atomic { temporary, mut held, .. } => {
-                let keep = manner.keep && acknowledged > 0 && !manner.quirks.no_setstat;
+                let keep = manner.keep && acknowledged > 0;
                 let part = part_of(&target).filter(|_| keep);
                 held.becomes(match part {
                     Some(part) => LeftBehind::Broken {
@@ -355,17 +391,15 @@ impl Landing {
                 None
             }
             Way::Direct { created: false } => None,
-            Way::Direct { .. } | Way::Continue { .. } if client_vanished || manner.keep && created(&way) => None,
-            Way::Direct { created: true } => {
-                undo_at_once(sftp, LeftBehind::Created { target, end }).await;
+            Way::Direct { .. } | Way::Continue { .. } if patience == Patience::None || manner.keep && created(&way) => {
                 None
             }
+            Way::Direct { created: true } => undo(sftp, LeftBehind::Created { target, end }, patience).await,
             Way::Continue { length } => {
                 if manner.quirks.no_setstat {
                     return None;
                 }
-                let undo = LeftBehind::Grown { target: target.clone(), length, end };
-                undo_at_once(sftp, undo).await.then_some(Unsettled::Grown { target, length, end })
+                undo(sftp, LeftBehind::Grown { target, length, end }, patience).await
             }
         }
     }
@@ -381,11 +415,24 @@ fn created(way: &Way) -> bool {
     matches!(way, Way::Direct { created: true })
 }
 
-/// Not remembered when it cannot be done now: later on the file may be another's work. `true` if the backend was lost.
-async fn undo_at_once(sftp: &Session, undo: LeftBehind) -> bool {
-    let sftp = sftp.clone();
-    let undone = timeout(DISCARD_PATIENCE, tokio::spawn(async move { undo.put_right(&sftp).await })).await;
-    matches!(undone, Ok(Ok(Err(SftpError::Lost(_)))))
+/// How long a file that was written in place may take to become what it was. It is never done later than that, or behind
+/// the client's back: then it may be another's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// It may be another's work already.
+    None,
+    /// The client waits for the answer to ABOR.
+    Short,
+    /// The client has broken it off, or hears of a failure.
+    Long,
+}
+
+/// Undoes it now or not at all. Where the backend was lost it is for the next connection, before the client is told.
+async fn undo(sftp: &Session, left_behind: LeftBehind, patience: Patience) -> Option<Unsettled> {
+    let time = if patience == Patience::Long { UNDO_PATIENCE } else { DISCARD_PATIENCE };
+    // Given up, its next request is never sent: whatever the client does then is not undone with it.
+    let undone = timeout(time, left_behind.put_right(sftp)).await;
+    matches!(undone, Ok(Err(SftpError::Lost(_)))).then_some(Unsettled::InPlace(left_behind))
 }
 
 /// Makes `target` itself, where nothing of that name is.

@@ -191,6 +191,13 @@ impl Held {
         self.left_behind = Some(left_behind);
     }
 
+    /// The part of a broken upload is only good up to there from now on.
+    pub fn shortens(&mut self, to: u64) {
+        if let Some(LeftBehind::Broken { length, .. }) = &mut self.left_behind {
+            *length = to.min(*length);
+        }
+    }
+
     /// It needs no putting right any more.
     pub fn done(mut self) {
         self.left_behind = None;

@@ -28,9 +28,12 @@ pub enum StopReason {
     /// ABOR (RFC 959 §4.1.3).
     #[error("aborted by the client")]
     Aborted,
-    /// The control connection is gone.
+    /// The client closed or reset the control connection: nobody waits for the reply.
     #[error("the control connection was lost")]
     ControlLost,
+    /// Nothing came from the client's host any more. The client may be back already, on another connection.
+    #[error("the control connection timed out")]
+    ControlTimedOut,
     /// The gateway stops and its drain time is over.
     #[error("the gateway is shutting down")]
     Drained,
@@ -92,6 +95,14 @@ pub enum TransferError {
         /// Bytes found.
         found: u64,
     },
+    /// The backend ended a file before its end.
+    #[error("the backend ended the file after {read} bytes, it has {size}")]
+    EndedEarly {
+        /// Where it ended, counted from the start of the file.
+        read: u64,
+        /// How long it is.
+        size: u64,
+    },
     /// It was told to stop.
     #[error(transparent)]
     Stopped(#[from] StopReason),
@@ -120,16 +131,9 @@ pub enum Unsettled {
         /// How long it was, where it was continued: it gets that back if not everything was carried out.
         before: Option<u64>,
     },
-    /// A file that was to grow in place must get its length back before the client is told, for later on it may be
-    /// another's work.
-    Grown {
-        /// The file.
-        target: BackendPath,
-        /// Its length before.
-        length: u64,
-        /// Where this upload would have ended.
-        end: u64,
-    },
+    /// A file that was written in place must be what it was before the client is told, for later on it may be another's
+    /// work.
+    InPlace(LeftBehind),
 }
 
 impl Unsettled {
@@ -160,8 +164,8 @@ impl Unsettled {
                 }
                 Ok(false)
             }
-            Self::Grown { target, length, end } => {
-                LeftBehind::Grown { target, length, end }.put_right(sftp).await?;
+            Self::InPlace(left_behind) => {
+                left_behind.put_right(sftp).await?;
                 Ok(false)
             }
         }
@@ -169,7 +173,7 @@ impl Unsettled {
 
     /// May the client have to be told of a success?
     pub fn may_be_whole(&self) -> bool {
-        !matches!(self, Self::Grown { .. })
+        !matches!(self, Self::InPlace(_))
     }
 }
 

@@ -32,7 +32,7 @@ const RANDOM_PICKS: usize = 16;
 
 /// No port of the range is free for this client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no passive port is free")]
+#[error("no passive port is free for this client (passive.ports is too small)")]
 pub struct PortsExhausted;
 
 /// The range of passive ports and who waits on them.

@@ -13,6 +13,7 @@ use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, SetSockOpt, TimestampingFlag, recv, sockopt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -21,15 +22,23 @@ const TX_ACK: u32 = 1 << 9;
 
 /// The promise of a receipt for the one next write.
 ///
-/// That write must be small: the first message means that all bytes before it were acknowledged too, and so that the
-/// socket has room again. tokio takes the pending message for a sign that writing is over, and a write that had to
-/// wait for room would not wait but spin.
+/// That write must be small and find room, so that it is one for the kernel too: the first message means that all bytes
+/// before it were acknowledged. And tokio takes the pending message for a sign that writing is over: a write that had
+/// to wait for room would not wait but spin.
 #[derive(Debug)]
 pub(super) struct Receipt(());
 
 impl Receipt {
-    /// Asks for it; `None` where the kernel has no such thing.
-    pub(super) fn ask(socket: &TcpStream) -> Option<Self> {
+    /// Asks for it as soon as the socket has room; `None` where the kernel has no such thing. The kernel ends the
+    /// connection of a client that takes nothing (TCP_USER_TIMEOUT).
+    pub(super) async fn ask(socket: &TcpStream) -> Option<Self> {
+        // Linux says so when a third of the buffer is free (sk_stream_is_writeable), or when the connection is over.
+        let has_room = || match poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&Timespec::default())) {
+            Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(io::Error::from(error)),
+        };
+        socket.async_io(Interest::WRITABLE, has_room).await.ok()?;
         let flags = TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE
             | TimestampingFlag::SOF_TIMESTAMPING_OPT_TSONLY
             | TimestampingFlag::from_bits_retain(TX_ACK);

@@ -11,7 +11,7 @@ use crate::sftp::{File, MoreChannels, Session, SftpError, StripedWriter};
 use super::commit;
 use super::data_connection::{DataConnection, DataError};
 use super::endpoint::{DataEndpoint, Direction};
-use super::landing::{Begun, Landing};
+use super::landing::{Begun, Landing, Patience};
 use super::outcome::{Outcome, Progress, Stop, StopReason, TransferError};
 
 /// Read buffer of an ASCII upload, whose bytes change on the way: one TLS record (RFC 8446 §5.1).
@@ -62,7 +62,7 @@ struct Reached {
 impl Upload {
     /// Runs it to its end. Success means that every WRITE, CLOSE and the rename were acknowledged.
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
-        let Self { endpoint, sftp, file, landing, offset, ascii, window, more_channels, idle, strict_end } = self;
+        let Self { endpoint, sftp, file, mut landing, offset, ascii, window, more_channels, idle, strict_end } = self;
         let mut reached = Reached::default();
         let result = async {
             let mut connection = tokio::select! {
@@ -80,7 +80,8 @@ impl Upload {
                     return Err(error);
                 }
             };
-            let more = more_channels.map(|more| (landing.path().clone(), more));
+            // In place, what is under way on another channel could not be undone.
+            let more = more_channels.filter(|_| !landing.is_in_place()).map(|more| (landing.path().clone(), more));
             let manner = Reception { ascii, idle, strict_end, keep: landing.keeps_parts() };
             let mut sink = StripedWriter::new(file, offset, window.min(MAX_WINDOW), more);
             let received = tokio::select! {
@@ -116,16 +117,23 @@ impl Upload {
             let (stored, ()) = tokio::join!(unless_stopped(store, &stop), connection.acknowledge_end());
             stored?;
             reached.last_step = true;
-            let publish = async { Ok(landing.publish(&sftp).await?) };
-            if landing.publishes_in_one_step(&sftp) {
-                unless_stopped(publish, &stop).await
-            } else {
-                // Half an exchange of names is worse than either end of it.
-                publish.await
+            match unless_stopped(async { Ok(landing.take_name(&sftp).await?) }, &stop).await {
+                Err(TransferError::Backend(refused @ SftpError::Status { .. })) => {
+                    Ok(landing.take_place(&sftp, refused).await?)
+                }
+                other => other,
             }
         }
         .await;
         let end = offset + progress.bytes();
+        let result =
+            match result {
+                // The name was asked for already.
+                Err(error @ TransferError::Stopped(_)) if reached.last_step => {
+                    if landing.was_stopped_in_time(&sftp).await { Err(error) } else { Ok(()) }
+                }
+                other => other,
+            };
         let (result, unsettled) = match result {
             Ok(()) => {
                 landing.landed(&sftp).await;
@@ -136,13 +144,17 @@ impl Upload {
             }
             Err(error) => {
                 let error = commit::explain(&sftp, landing.path(), error).await;
-                let vanished = matches!(
-                    error,
-                    TransferError::Data(DataError::Idle) | TransferError::Stopped(StopReason::ControlLost)
-                );
+                let patience = match error {
+                    TransferError::Data(DataError::Idle) | TransferError::Stopped(StopReason::ControlTimedOut) => {
+                        Patience::None
+                    }
+                    TransferError::Stopped(StopReason::Aborted | StopReason::Drained) => Patience::Short,
+                    _ => Patience::Long,
+                };
                 // What may still change is not worth keeping.
                 let kept = if reached.is_loose { 0 } else { offset + reached.acknowledged };
-                let unsettled = landing.discard(&sftp, kept, end, vanished).await;
+                let kept = landing.untouched_part().unwrap_or(kept);
+                let unsettled = landing.discard(&sftp, kept, end, patience).await;
                 (Err(error), unsettled)
             }
         };
@@ -167,7 +179,7 @@ async fn unless_stopped(
         biased;
         stored = &mut storing => stored,
         reason = stop.tripped() => match reason {
-            StopReason::ControlLost => storing.await,
+            StopReason::ControlLost | StopReason::ControlTimedOut => storing.await,
             StopReason::Aborted | StopReason::Drained => Err(reason.into()),
         },
     }
@@ -270,7 +282,12 @@ fn ended(
 ) -> Result<usize, DataError> {
     match read {
         Err(_) => Err(DataError::Idle),
-        Ok(Err(DataError::NoCloseNotify)) if !strict_end => Ok(0),
+        Ok(Err(DataError::NoCloseNotify)) if !strict_end => {
+            tracing::info!(
+                "the data connection ended without TLS close_notify, which is taken for the end (policy.upload_eof: lax)"
+            );
+            Ok(0)
+        }
         Ok(read) => read,
     }
 }

@@ -1,5 +1,6 @@
 //! How downloads and listings end: 226 says that the client's kernel has every byte, and nothing less does.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +16,11 @@ const NARROW: u32 = 8 * 1024;
 
 /// More than fits into the kernel of such a client, and less than fits into the gateway's.
 const SOME: usize = 150_000;
+
+const MEBIBYTE: usize = 1024 * 1024;
+
+/// What a slow client leaves unread, at least.
+const UNREAD: usize = MEBIBYTE;
 
 /// `timeouts.data_idle` where it is waited for.
 const IDLE: Duration = Duration::from_secs(1);
@@ -71,6 +77,83 @@ async fn a_client_that_resets_what_it_has_not_read_hears_426() {
         client.expect(426).await;
     }
     assert!(client.retrieve("file").await == bytes);
+}
+
+/// How much of a file the gateway sends to a client that reads nothing: what both kernels take, and its TLS.
+async fn taken_without_reading(client: &mut Client, file: &str) -> usize {
+    let data = begin_narrow(client, &format!("RETR {file}")).await;
+    let (mut before, mut since) = (0, Instant::now());
+    while since.elapsed() < IDLE / 3 {
+        let status = client.ask("STAT", 211).await.text();
+        let bytes = status.split(' ').filter_map(|word| word.parse().ok()).max().unwrap();
+        if bytes != before {
+            (before, since) = (bytes, Instant::now());
+        }
+    }
+    reset(data);
+    client.expect(426).await;
+    before
+}
+
+/// Reads until the gateway's kernel has all there is, FIN included.
+async fn read_until_the_end_is_in_the_kernel(data: &mut Data) -> Vec<u8> {
+    let (gateway, client) = {
+        let socket = data.get_ref().0;
+        (socket.peer_addr().unwrap(), socket.local_addr().unwrap())
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let mut read = Vec::new();
+    while !has_sent_fin(gateway, client) {
+        assert!(Instant::now() < deadline, "the gateway's kernel never has all of it");
+        let mut piece = [0; 8 * 1024];
+        data.read_exact(&mut piece).await.unwrap();
+        read.extend(piece);
+    }
+    read
+}
+
+/// Is the gateway's end of a connection in FIN-WAIT-1, by proc_net_tcp(5)? Nothing is given to the kernel after that.
+fn has_sent_fin(gateway: SocketAddr, client: SocketAddr) -> bool {
+    let hexadecimal = |address: SocketAddr| match address {
+        SocketAddr::V4(address) => {
+            format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port())
+        }
+        SocketAddr::V6(_) => unreachable!("the tests use IPv4"),
+    };
+    let wanted = format!(" {} {} 04 ", hexadecimal(gateway), hexadecimal(client));
+    std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&wanted)
+}
+
+#[tokio::test]
+async fn a_slow_client_that_resets_or_stalls_before_the_end_hears_426() {
+    let sshd = Sshd::start().await;
+    let (_gateway, mut client) = impatient(&sshd).await;
+    sshd.place_file("large", content(16 * MEBIBYTE, 1));
+    let taken = taken_without_reading(&mut client, "large").await;
+    // The kernel is full when the end is given to TLS.
+    let bytes = content(taken - 64 * 1024, 1);
+    sshd.place_file("file", &bytes);
+    for resets in [true, false] {
+        let mut data = begin_narrow(&mut client, "RETR file").await;
+        everything_is_on_its_way(&mut client, bytes.len()).await;
+        let read = read_until_the_end_is_in_the_kernel(&mut data).await;
+        assert!(!read.is_empty() && bytes.starts_with(&read) && bytes.len() - read.len() > UNREAD, "{}", read.len());
+        if resets {
+            reset(data);
+            client.expect(426).await;
+        } else {
+            client.expect(426).await;
+            drop(data);
+        }
+    }
+    // Slow to the end, it gets everything.
+    let mut data = begin_narrow(&mut client, "RETR file").await;
+    everything_is_on_its_way(&mut client, bytes.len()).await;
+    let mut read = read_until_the_end_is_in_the_kernel(&mut data).await;
+    data.read_to_end(&mut read).await.unwrap();
+    assert!(read == bytes);
+    data.shutdown().await.unwrap();
+    client.expect(226).await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::scripted_sftp::tree::HOME;
 use crate::support::scripted_sftp::{Profile, Record, Script, ScriptedSftp, Then, When};
 use crate::support::scripted_sshd::ScriptedSshd;
-use crate::support::transfer::{LOSS_LIMIT, abort, begin, content, end, eventually};
+use crate::support::transfer::{Data, LOSS_LIMIT, abort, begin, content, end, eventually, reset};
 
 /// A mapped user whose uploads are written in place.
 const DIRECT: &str = "direct";
@@ -244,25 +244,47 @@ async fn a_length_that_does_not_fit_is_451_and_one_that_is_told_late_is_not() {
 }
 
 #[tokio::test]
-async fn a_rename_extension_that_fails_is_451() {
-    let scene = Scene::new(Profile::openssh()).await;
-    scene.put("file", b"old");
-    let mut client = scene.client(MAPPED_USER).await;
-    let posix_rename = rename_request(&scene, &mut client).await;
-    scene.put("file", b"old");
-    for then in [Then::Fail(StatusCode::FAILURE), Then::Fail(StatusCode::PERMISSION_DENIED)] {
-        scene.fault(When::Every(posix_rename), then);
-        assert_eq!(client.store("STOR file", b"new").await.code, 451);
-        assert_eq!(scene.file("file").unwrap(), b"old");
-        assert_eq!(scene.names(), ["file"]);
-        scene.assert_usable(&mut client).await;
+async fn an_extension_that_fails_is_451() {
+    for extension in ["posix-rename@openssh.com", "fsync@openssh.com"] {
+        for code in [StatusCode::FAILURE, StatusCode::PERMISSION_DENIED, StatusCode::OP_UNSUPPORTED] {
+            for existing in [true, false] {
+                let scene = Scene::new(Profile::openssh()).await;
+                if existing {
+                    scene.put("file", b"old");
+                }
+                let mut client = scene.client(MAPPED_USER).await;
+                scene.fault(When::Every(extension), Then::Fail(code));
+                assert_eq!(client.store("STOR file", b"new").await.code, 451, "{extension}, {code:?}");
+                assert_eq!(scene.file("file"), existing.then(|| b"old".to_vec()), "{extension}, {code:?}");
+                let names: &[&str] = if existing { &["file"] } else { &[] };
+                assert_eq!(scene.names(), names, "{extension}, {code:?}");
+                scene.assert_usable(&mut client).await;
+            }
+        }
     }
 }
 
-/// The name under which the last request of an upload is recorded.
-async fn rename_request(scene: &Scene, client: &mut Client) -> &'static str {
-    assert_eq!(client.store("STOR file", b"new").await.code, 226);
-    scene.sftp().record().requests.last().copied().unwrap()
+#[tokio::test]
+async fn an_exchange_of_names_that_fails_at_any_step_leaves_the_old_file() {
+    // The first one is refused because the name is taken. Then: the old file aside, its successor into its place, and
+    // back again where that fails.
+    for failing in [&[1][..], &[2], &[2, 3]] {
+        let scene = Scene::new(Profile::bare()).await;
+        scene.put("file", b"old");
+        let mut client = scene.client(MAPPED_USER).await;
+        let renames = scene.sftp().record().count("RENAME");
+        scene.sftp().script().faults = failing
+            .iter()
+            .map(|nth| (When::Nth("RENAME", renames + nth), Then::Fail(StatusCode::PERMISSION_DENIED)))
+            .collect();
+        assert_eq!(client.store("STOR file", b"new").await.code, 451, "{failing:?}");
+        scene.heal();
+        // What could not be put back at once is, before the next command sees the directory.
+        client.ask("SIZE file", 213).await;
+        assert_eq!(scene.file("file").unwrap(), b"old", "{failing:?}");
+        eventually("nothing else is left", || scene.names() == ["file"]).await;
+        scene.assert_usable(&mut client).await;
+    }
 }
 
 #[tokio::test]
@@ -311,6 +333,44 @@ async fn a_failed_read_is_451_and_looks_cut() {
             assert!(client.retrieve("file").await == bytes, "{then:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_end_of_file_before_the_end_is_451_and_looks_cut() {
+    let scene = Scene::new(Profile::openssh()).await;
+    let bytes = content(3_000_000, 1);
+    scene.put("file", &bytes);
+    let mut client = scene.client(MAPPED_USER).await;
+    for (start, nth) in [(0, 0), (0, 2), (1_000_000, 2)] {
+        scene.fault_at_next("READ", nth, Then::Fail(StatusCode::EOF));
+        client.ask(format!("REST {start}"), 350).await;
+        let mut data = begin(&mut client, "RETR file").await;
+        let mut received = Vec::new();
+        assert!(data.read_to_end(&mut received).await.is_err(), "READ {nth}: no close_notify");
+        client.expect(451).await;
+        assert!(bytes[start..].starts_with(&received) && received.len() < bytes.len() - start, "READ {nth}");
+        scene.heal();
+        let questions = scene.sftp().record().count("FSTAT");
+        assert!(client.retrieve("file").await == bytes, "READ {nth}");
+        assert_eq!(scene.sftp().record().count("FSTAT"), questions, "a whole file costs no further question");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_truncated_meanwhile_is_sent_as_it_is() {
+    let scene = Scene::new(Profile::openssh()).await;
+    let bytes = content(64 * 1024 * 1024, 1);
+    scene.put("file", &bytes);
+    let mut client = scene.client(MAPPED_USER).await;
+    let mut data = begin(&mut client, "RETR file").await;
+    let mut received = vec![0; 1_000_000];
+    data.read_exact(&mut received).await.unwrap();
+    let shorter = Attributes { size: Some(60 * 1024 * 1024), ..Attributes::default() };
+    let node = scene.sftp().tree().find(&at_home("file"), true).unwrap();
+    node.lock().unwrap().change(&shorter);
+    data.read_to_end(&mut received).await.unwrap();
+    client.expect(226).await;
+    assert!(received == bytes[..60 * 1024 * 1024]);
 }
 
 #[tokio::test]
@@ -544,4 +604,61 @@ async fn a_loss_before_a_transfer_begins_is_not_seen() {
     scene.assert_usable(&mut client).await;
     let Record { open_handles, .. } = scene.sftp().record();
     assert!(open_handles <= 1, "{open_handles} handles");
+}
+
+#[tokio::test]
+async fn an_upload_in_place_that_is_undone_late_never_undoes_the_next_one() {
+    let (old, broken, new) = (b"what was there".to_vec(), content(1_000_000, 1), content(700_000, 2));
+    for late in [100, 450, 800, 1500].map(Duration::from_millis) {
+        for (user, command, existing) in [
+            (MAPPED_USER, "APPE file", true),
+            (MAPPED_USER, CONTINUED, true),
+            (DIRECT, "APPE file", true),
+            (DIRECT, "STOR file", false),
+        ] {
+            for request in ["STAT", "SETSTAT", "REMOVE"] {
+                let what = format!("{user}, {command}, {request} {late:?} late");
+                let scene = Scene::new(Profile::openssh()).await;
+                if existing {
+                    scene.put("file", &old);
+                }
+                let mut client = scene.client(user).await;
+                let mut data = begin_upload(&mut client, command, old.len()).await;
+                data.write_all(&broken).await.unwrap();
+                data.flush().await.unwrap();
+                let whole = broken.len() + if existing { old.len() } else { 0 };
+                eventually("all of it is stored", || scene.file("file").is_some_and(|file| file.len() == whole)).await;
+                scene.fault_at_next(request, 0, Then::Late(late));
+                reset(data);
+                client.expect(426).await;
+
+                // What the client does then.
+                let restored = scene.file("file");
+                let before = if command == "STOR file" { Vec::new() } else { restored.clone().unwrap_or_default() };
+                if late < Duration::from_millis(1000) {
+                    assert_eq!(restored, existing.then(|| old.clone()), "{what}: not undone");
+                }
+                let mut data = begin_upload(&mut client, command, before.len()).await;
+                data.write_all(&new).await.unwrap();
+                end(data).await;
+                let reply = client.reply().await;
+                assert_eq!(reply.code, 226, "{what}: {}", reply.text());
+                tokio::time::sleep(late).await;
+                assert!(scene.file("file") == Some([&*before, &*new].concat()), "{what}: 226, and it is not whole");
+                scene.assert_usable(&mut client).await;
+            }
+        }
+    }
+}
+
+/// [`begin`], for [`CONTINUED`] too.
+async fn begin_upload(client: &mut Client, command: &str, length: usize) -> Data {
+    if command != CONTINUED {
+        return begin(client, command).await;
+    }
+    let address = client.passive().await;
+    assert_eq!(client.command(format!("REST {length}")).await.code, 350);
+    assert_eq!(client.command("STOR file").await.code, 150);
+    let stream = client.connect(address).await;
+    client.secure(stream).await.unwrap()
 }

@@ -3,10 +3,17 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
 
 use crate::support::client::{Client, latin1};
 use crate::support::gateway::Gateway;
+use crate::support::scripted_sftp::tree::HOME;
+use crate::support::scripted_sftp::{Profile, Script, Then, When};
+use crate::support::scripted_sshd::ScriptedSshd;
 use crate::support::sshd::Sshd;
+use crate::support::transfer::{abort, begin};
 
 const MANY: usize = 10_000;
 
@@ -190,4 +197,41 @@ async fn a_name_that_would_forge_a_line_is_left_out_and_counted() {
     assert_eq!(gateway.metric("ftps2sftp_hostile_names_total").await, 6.0);
     assert_eq!(client.ask("STAT .", 212).await.lines.len(), 3);
     assert_eq!(client.lines("NLST *").await, [b"honest"]);
+}
+
+#[tokio::test]
+async fn pages_without_a_name_that_is_shown_do_not_end_a_listing() {
+    // One name in a page, and each page late: nothing is there to be sent between them.
+    let sshd = ScriptedSshd::start(Script::new(Profile { page: 1, ..Profile::openssh() })).await;
+    for number in 0..2000 {
+        sshd.sftp().tree().put_file([HOME, format!("/not\nshown {number}").as_bytes()].concat(), b"");
+    }
+    sshd.sftp().tree().put_file([HOME, b"/shown"].concat(), b"");
+    sshd.sftp().script().latency = Duration::from_millis(1);
+    let gateway = Gateway::start(&sshd.setup());
+    let mut client = Client::logged_in(&gateway).await;
+    assert_eq!(client.lines("NLST").await, [b"shown"]);
+}
+
+#[tokio::test]
+async fn the_first_lines_arrive_while_the_backend_still_works() {
+    let sshd = ScriptedSshd::start(Script::new(Profile::openssh())).await;
+    for number in 0..500 {
+        sshd.sftp().tree().put_file([HOME, format!("/{number:03}").as_bytes()].concat(), b"");
+    }
+    let gateway = Gateway::start(&sshd.setup());
+    for command in ["LIST", "NLST", "MLSD"] {
+        let mut client = Client::logged_in(&gateway).await;
+        // The third page never comes: whatever is seen was sent before it.
+        let before = sshd.sftp().record().count("READDIR");
+        sshd.sftp().script().faults = vec![(When::Nth("READDIR", before + 2), Then::Late(Duration::from_secs(3600)))];
+        let mut data = begin(&mut client, command).await;
+        let mut seen = Vec::new();
+        // Two pages of a hundred, without the two dots where those are shown, and the very last byte held back.
+        while seen.iter().filter(|byte| **byte == b'\n').count() < 197 {
+            assert_ne!(data.read_buf(&mut seen).await.unwrap(), 0, "{command}");
+        }
+        assert!(latin1(&seen).contains("150"), "{command}");
+        abort(&mut client).await;
+    }
 }

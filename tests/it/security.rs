@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ftps2sftp::command::spec::{self, Handler};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -310,8 +310,52 @@ async fn prefer_and_off_take_data_connections_that_resume_nothing() {
             assert_eq!(bytes, b"content", "{user}");
             drop(data);
             client.expect(226).await;
+            // What resumes where it may, makes a whole handshake under `off`.
+            for _ in 0..3 {
+                let data = secure_data(&mut client, "RETR a").await;
+                let expected = if user == "off" { HandshakeKind::Full } else { HandshakeKind::Resumed };
+                assert_eq!(data.get_ref().1.handshake_kind(), Some(expected), "{user}");
+                drop(data);
+                let _ = client.reply().await;
+            }
         }
     }
+}
+
+#[tokio::test]
+async fn strangers_at_the_clients_address_do_not_cost_it_its_turn() {
+    let sshd = Sshd::start().await;
+    let strict = format!("    root: \"{}\"\n    policy: {{data_tls_resumption: require}}\n", sshd.files().display());
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_user("strict", &strict));
+    sshd.place_file("a", "content");
+    let mut client = logged_in(&gateway, &TLS13, "strict").await;
+    // One comes and is turned away long before the transfer command.
+    let address = client.passive().await;
+    assert_gets_nothing(&connector(&gateway, &TLS13), address, b"").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    client.ask("RETR a", 150).await;
+    let mut data = client.data(address).await;
+    let mut bytes = Vec::new();
+    data.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(bytes, b"content");
+    drop(data);
+    client.expect(226).await;
+
+    // More of them than there may be handshakes, and none says a word.
+    let address = client.passive().await;
+    let mut silent = Vec::new();
+    for _ in 0..12 {
+        silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    let asked = Instant::now();
+    client.ask("RETR a", 150).await;
+    let mut data = client.data(address).await;
+    let mut bytes = Vec::new();
+    data.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(bytes, b"content");
+    drop(data);
+    client.expect(226).await;
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]

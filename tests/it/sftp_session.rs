@@ -475,6 +475,9 @@ async fn a_failed_write_is_told_at_once_and_by_every_later_call() {
     assert_eq!(code(&error), StatusCode::NO_SPACE_ON_FILESYSTEM);
     assert!(written <= 5 + 8, "{written} writes after the failed one");
     assert_eq!(stream.acknowledged(), 5 * 32_739);
+    // Those that were under way behind it are stored, and yet there is a gap.
+    assert!(stream.all_answered().await);
+    assert_eq!(stream.acknowledged(), 5 * 32_739);
     assert_eq!(stream.failed().await, error);
     let empty = stream.buffer();
     assert_eq!(stream.write(empty).await, Err(error.clone()));

@@ -533,6 +533,38 @@ async fn abor_ends_whatever_runs_within_a_second() {
 }
 
 #[tokio::test]
+async fn abor_does_not_wait_for_a_backend_that_hangs_before_150() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&setup(&sshd));
+    put(&sshd, "file", b"some content");
+    for command in ["RETR file", "LIST", "MLSD", "STOR new", "STOR file", "APPE file"] {
+        let mut client = binary(&gateway, MAPPED_USER).await;
+        client.passive().await;
+        sshd.freeze(&sftp_servers(&sshd));
+        client.send(command).await;
+        abort(&mut client).await;
+        assert_eq!(client.command("NOOP").await.code, 200);
+        // The next command goes on over another channel, while the first one still hangs.
+        assert_eq!(client.command("SIZE file").await.code, 213, "{command}");
+        sshd.thaw_sessions();
+        assert_usable(&mut client).await;
+        fs::remove_file(sshd.files().join("usable")).unwrap();
+        assert_eq!(client.command("QUIT").await.code, 221);
+        eventually("the server is left", || sftp_servers(&sshd).is_empty()).await;
+        assert_eq!(fs::read(sshd.files().join("file")).unwrap(), b"some content", "{command}");
+    }
+
+    // A client that goes away meanwhile is not waited for either.
+    let mut client = binary(&gateway, MAPPED_USER).await;
+    client.passive().await;
+    sshd.freeze(&sftp_servers(&sshd));
+    client.send("STOR new").await;
+    drop(client);
+    gateway.wait_for_log(|log| log.matches("session ended").count() == 7);
+    sshd.thaw_sessions();
+}
+
+#[tokio::test]
 async fn a_backend_that_stands_still_and_goes_on_costs_nothing() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::start(&setup(&sshd));
@@ -828,4 +860,19 @@ async fn a_stop_ends_an_upload_that_outlasts_the_drain_time() {
     assert!(client.try_reply().await.is_err());
     assert!(gateway.wait().success());
     assert_eq!(names(&sshd.files()), [""; 0]);
+}
+
+#[tokio::test]
+async fn rest_under_type_a_may_skip_more_than_one_write_takes() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&setup(&sshd));
+    let line = "a line of sixteen\n";
+    put(&sshd, "text", line.repeat(2_000_000 / line.len()).as_bytes());
+    let mut client = binary(&gateway, MAPPED_USER).await;
+    client.ask("TYPE A", 200).await;
+    let whole = client.retrieve("text").await;
+    for offset in [1, 1_000_000, whole.len() - 1, whole.len()] {
+        client.ask(format!("REST {offset}"), 350).await;
+        assert!(client.retrieve("text").await == whole[offset..], "from {offset}");
+    }
 }

@@ -260,15 +260,48 @@ async fn a_part_is_kept_over_the_loss_of_the_backend() {
 }
 
 #[tokio::test]
+async fn a_part_ends_before_a_write_that_failed_though_later_ones_are_stored() {
+    let whole = content(3_000_000, 1);
+    for profile in [Profile::openssh(), Profile::bare()] {
+        let scene = Scene::new(profile).await;
+        let mut client = log_in(&scene.gateway, KEEPER).await;
+        let mut data = begin(&mut client, "STOR file").await;
+        let writes = scene.sshd.sftp().record().count("WRITE");
+        {
+            let mut script = scene.sshd.sftp().script();
+            // Many are under way at a time.
+            script.latency = LATENCY;
+            script.faults = vec![(When::Nth("WRITE", writes + 2), Then::Fail(StatusCode::FAILURE))];
+        }
+        let _ = data.write_all(&whole).await;
+        let mut rest = Vec::new();
+        let _ = data.read_to_end(&mut rest).await;
+        client.expect(451).await;
+        {
+            let mut script = scene.sshd.sftp().script();
+            script.latency = Duration::ZERO;
+            script.faults.clear();
+        }
+        eventually("the part is kept", || scene.names() == ["file.part"]).await;
+        let kept = size(&mut client, "file").await;
+        assert!(kept > 0 && kept < 1_000_000, "{kept}");
+        assert!(scene.file("file.part").unwrap() == whole[..kept]);
+        assert_eq!(client.store("APPE file", &whole[kept..]).await.code, 226);
+        assert!(scene.file("file").unwrap() == whole);
+    }
+}
+
+#[tokio::test]
 async fn what_a_server_cannot_do_is_not_asked_of_it() {
     let bytes = content(100_000, 1);
     let scene =
         Scene::with_quirks(Profile::openssh(), "no-rename, no-setstat, no-fsync, no-stat-after-close, no-append").await;
     for user in [ATOMIC, DIRECT, KEEPER] {
         let mut client = log_in(&scene.gateway, user).await;
-        scene.sshd.sftp().script().faults = ["RENAME", "SETSTAT", "FSETSTAT", "FSTAT", "STAT"]
-            .map(|request| (When::Every(request), Then::Fail(StatusCode::FAILURE)))
-            .to_vec();
+        scene.sshd.sftp().script().faults =
+            ["RENAME", "posix-rename@openssh.com", "SETSTAT", "FSETSTAT", "fsync@openssh.com", "FSTAT", "STAT"]
+                .map(|request| (When::Every(request), Then::Fail(StatusCode::FAILURE)))
+                .to_vec();
         for _ in 0..2 {
             assert_eq!(client.store("STOR file", &bytes).await.code, 226, "{user}");
             assert!(scene.file("file").unwrap() == bytes, "{user}");

@@ -323,18 +323,18 @@ impl Connection<'_> {
         let mut record = self.server.shared.record.lock().unwrap();
         record.longest_packet = record.longest_packet.max(length);
         if let Packet::Request { request, .. } = packet {
-            record.requests.push(request.name());
+            record.requests.push(name_of(request));
             if std::mem::take(&mut record.replied) || record.flights.is_empty() {
                 record.flights.push(Vec::new());
             }
-            record.flights.last_mut().unwrap().push(request.name());
+            record.flights.last_mut().unwrap().push(name_of(request));
         }
         drop(record);
         self.server.shared.seen.notify_waiters();
     }
 
     fn fault(&self, packet: &Packet) -> Option<Then> {
-        let name = if let Packet::Request { request, .. } = packet { request.name() } else { "INIT" };
+        let name = if let Packet::Request { request, .. } = packet { name_of(request) } else { "INIT" };
         let (count, total) = {
             let record = self.server.shared.record.lock().unwrap();
             (record.count(name), record.requests.len())
@@ -581,6 +581,16 @@ fn shown(mut attributes: Attributes, profile: &Profile) -> Attributes {
         attributes.owner = None;
     }
     attributes
+}
+
+/// The draft's name of a request, and of an extension its own.
+fn name_of(request: &Request) -> &'static str {
+    match request {
+        Request::Extended { name, data } => {
+            ExtendedRequest::decode(name, data.clone()).unwrap().map_or("EXTENDED", |extension| extension.name())
+        }
+        other => other.name(),
+    }
 }
 
 fn name(filename: Vec<u8>) -> Reply {
