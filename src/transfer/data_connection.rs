@@ -37,6 +37,11 @@ const SLICES: usize = 16;
 /// TLS record and one segment, and a file that is no longer costs no further one.
 const HELD_BACK: usize = 4 * 1024;
 
+/// The kernel ends a connection on which nothing is acknowledged for the idle time (TCP_USER_TIMEOUT). What is counted
+/// here is only that it does: a write may wait until a third of the socket's buffer is free, megabytes, and a client that
+/// is slow but not idle needs longer for them.
+const BACKSTOP: u32 = 4;
+
 /// What can go wrong with the client's data connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -208,7 +213,7 @@ impl DataConnection {
                     DataChannel::Private(stream) => stream.shutdown().await,
                 }
             };
-            timeout(idle, shutdown).await.map_err(|_| DataError::Idle)?.map_err(DataError::of)?;
+            timeout(idle * BACKSTOP, shutdown).await.map_err(|_| DataError::Idle)?.map_err(DataError::of)?;
             Ok(receipt)
         };
         let receipt = sent.await?;
@@ -245,7 +250,7 @@ impl DataConnection {
                     DataChannel::Private(stream) => stream.flush().await,
                 }
             };
-            match timeout(idle, flush).await {
+            match timeout(idle * BACKSTOP, flush).await {
                 Ok(flushed) => return flushed.map_err(DataError::of),
                 Err(_) if self.writes() > before => {}
                 Err(_) => return Err(DataError::Idle),
@@ -308,7 +313,7 @@ impl DataConnection {
                     DataChannel::Private(stream) => stream.write_vectored(&slices).await,
                 }
             };
-            let mut written = match timeout(idle, write).await {
+            let mut written = match timeout(idle * BACKSTOP, write).await {
                 Ok(Ok(0)) => return Err(DataError::Broken(io::ErrorKind::WriteZero.into())),
                 Ok(Ok(written)) => written,
                 Ok(Err(error)) => return Err(DataError::of(error)),

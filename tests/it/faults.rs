@@ -6,6 +6,7 @@ use ftps2sftp::sftp::wire::packet::Reply;
 use ftps2sftp::sftp::{Attributes, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::support::campaign::is_full;
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::scripted_sftp::tree::HOME;
@@ -609,7 +610,8 @@ async fn a_loss_before_a_transfer_begins_is_not_seen() {
 #[tokio::test]
 async fn an_upload_in_place_that_is_undone_late_never_undoes_the_next_one() {
     let (old, broken, new) = (b"what was there".to_vec(), content(1_000_000, 1), content(700_000, 2));
-    for late in [100, 450, 800, 1500].map(Duration::from_millis) {
+    let lates: &[u64] = if is_full() { &[100, 450, 800, 1500] } else { &[800] };
+    for late in lates.iter().copied().map(Duration::from_millis) {
         for (user, command, existing) in [
             (MAPPED_USER, "APPE file", true),
             (MAPPED_USER, CONTINUED, true),
@@ -627,7 +629,9 @@ async fn an_upload_in_place_that_is_undone_late_never_undoes_the_next_one() {
                 data.write_all(&broken).await.unwrap();
                 data.flush().await.unwrap();
                 let whole = broken.len() + if existing { old.len() } else { 0 };
-                eventually("all of it is stored", || scene.file("file").is_some_and(|file| file.len() == whole)).await;
+                // But for what waits to fill a WRITE.
+                let most = whole - 128 * 1024;
+                eventually("most of it is stored", || scene.file("file").is_some_and(|file| file.len() > most)).await;
                 scene.fault_at_next(request, 0, Then::Late(late));
                 reset(data);
                 client.expect(426).await;
