@@ -488,7 +488,7 @@ async fn upload_cut(scene: &Scene, client: &mut Client, cut: Cut) -> bool {
         assert!([451, 450].contains(&reply.code), "{cut:?}: {}", reply.text());
     }
     // What is written in place over an old file is lost with it.
-    let in_place = cut.user == DIRECT;
+    let in_place = cut.user == DIRECT && cut.existing;
     let good = |file: &Option<Vec<u8>>| {
         file.as_ref() == Some(&whole) || if cut.existing { file.as_ref() == Some(&old) } else { file.is_none() }
     };

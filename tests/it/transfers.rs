@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,8 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::rustls::SupportedProtocolVersion;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
+use crate::support::campaign::rounds;
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
+use crate::support::real_clients::{Tls, curl, desk, lftp};
 use crate::support::sshd::Sshd;
 use crate::support::transfer::{LOSS_LIMIT, abort, begin, content, end, eventually, fill, names, reset, temporaries};
 
@@ -875,4 +877,109 @@ async fn rest_under_type_a_may_skip_more_than_one_write_takes() {
         client.ask(format!("REST {offset}"), 350).await;
         assert!(client.retrieve("text").await == whole[offset..], "from {offset}");
     }
+}
+
+/// APPE, REST and STOR, and a new file of a user whose uploads are written in place; `true` for those that continue.
+const IN_PLACE: [(&str, &str, bool); 3] =
+    [(MAPPED_USER, "APPE log", true), (MAPPED_USER, "STOR log", true), (DIRECT, "STOR log", false)];
+
+#[tokio::test]
+async fn an_upload_in_place_is_undone_when_its_client_is_gone_whatever_is_closed_first() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&setup(&sshd));
+    let old = content(10_000, 1);
+    let path = sshd.files().join("log");
+    let stored = || fs::metadata(&path).map_or(0, |found| found.len());
+    for round in 0..4 {
+        for (user, command, continues) in IN_PLACE {
+            let before = if continues { Some(&old) } else { None };
+            let _ = fs::remove_file(&path);
+            if let Some(old) = before {
+                put(&sshd, "log", old);
+            }
+            let mut client = binary(&gateway, user).await;
+            let address = client.passive().await;
+            if command == "STOR log" && continues {
+                assert_eq!(client.command("REST 10000").await.code, 350);
+            }
+            assert_eq!(client.command(command).await.code, 150);
+            let stream = client.connect(address).await;
+            let mut data = client.secure(stream).await.unwrap();
+            data.write_all(&content(3_000_000, 2)).await.unwrap();
+            data.flush().await.unwrap();
+            eventually("the file grows", || stored() > 1_000_000).await;
+            match round {
+                0 => {
+                    drop(client);
+                    let mut rest = Vec::new();
+                    assert!(data.read_to_end(&mut rest).await.is_err());
+                }
+                1 => {
+                    reset(data);
+                    drop(client);
+                }
+                2 => {
+                    drop(data);
+                    client.expect(426).await;
+                    assert!(fs::read(&path).ok().as_ref() == before, "{command}: before the reply");
+                    drop(client);
+                }
+                _ => {
+                    drop(client);
+                    reset(data);
+                }
+            }
+            let what = format!("round {round}, {user}, {command}: the old state comes back");
+            eventually(&what, || fs::read(&path).ok().as_ref() == before).await;
+            eventually("the session ends", || sftp_servers(&sshd).is_empty()).await;
+            assert!(fs::read(&path).ok().as_ref() == before, "{what}, and stays");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_and_lftp_that_are_killed_leave_what_was_there_before() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&setup(&sshd));
+    let desk = desk();
+    let (old, whole) = (content(100_000, 1), content(LARGE, 2));
+    fs::write(desk.path().join("whole"), &whole).unwrap();
+    let path = sshd.files().join("log");
+    let stored = || fs::metadata(&path).map_or(0, |found| found.len());
+    for round in 0..rounds(3, 30) {
+        for kind in ["curl --append", "lftp reput", "curl, direct"] {
+            let before = if kind == "curl, direct" { None } else { Some(&whole[..old.len()]) };
+            let _ = fs::remove_file(&path);
+            if let Some(old) = before {
+                put(&sshd, "log", old);
+            }
+            let url = format!("{}/log", Tls::Explicit.url(&gateway));
+            let mut command = if kind == "lftp reput" {
+                lftp(Tls::Explicit, &gateway, desk.path(), "set net:limit-rate 8M; reput whole -o log")
+            } else {
+                let mut command = curl(&gateway, desk.path());
+                command.args(["--limit-rate", "8M", "-T", "whole", &url]);
+                match before {
+                    Some(_) => command.arg("--append"),
+                    None => command.args(["--user", &format!("{DIRECT}:{MAPPED_PASSWORD}")]),
+                };
+                command
+            };
+            let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            let enough = 500_000 * (round as u64 + 1);
+            eventually(&format!("{kind} gets so far"), || {
+                assert_eq!(process.try_wait().unwrap(), None, "{kind} ended by itself");
+                stored() > enough
+            })
+            .await;
+            // SIGKILL.
+            process.kill().unwrap();
+            process.wait().unwrap();
+            let what = format!("round {round}, {kind}: the old state comes back");
+            eventually(&what, || fs::read(&path).ok().as_deref() == before).await;
+            eventually("the session ends", || sftp_servers(&sshd).is_empty()).await;
+            assert!(fs::read(&path).ok().as_deref() == before, "{what}, and stays");
+        }
+    }
+    assert_eq!(temporaries(&sshd.files()), [""; 0]);
 }
