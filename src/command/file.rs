@@ -93,7 +93,7 @@ async fn look_up_for_resume(session: &mut LoggedIn, path: &BackendPath) -> Resul
 pub(super) fn is_part(part: &Attributes, whole: Option<&Attributes>) -> bool {
     let modified = |attributes: &Attributes| attributes.times.map(|(_, modified)| modified);
     let is_older = whole.and_then(modified).zip(modified(part)).is_some_and(|(whole, part)| part < whole);
-    may_be_plain(part) && !is_older
+    may_be_plain(part) && part.size.is_some() && !is_older
 }
 
 /// A server that tells no kinds is believed; the first READ finds out.
@@ -348,7 +348,12 @@ pub(super) async fn rnto(
             if let Some(part) = kept_part(session, &target) {
                 // What was kept of a broken upload of that name is not of this file. Times are whole seconds, so that
                 // alone would not tell.
-                let _ = sftp.remove(&part).await;
+                if let (Ok(renamed), Ok(kept)) = tokio::join!(sftp.lstat(&target), sftp.lstat(&part))
+                    && may_be_plain(&renamed)
+                    && may_be_plain(&kept)
+                {
+                    let _ = sftp.remove(&part).await;
+                }
             }
             Ok(Step::reply(250, "Renamed"))
         }

@@ -227,8 +227,10 @@ struct Seen {
     inside: Result<bool, SftpError>,
     /// LSTAT of the name.
     name: Result<Attributes, SftpError>,
-    /// LSTAT of the part of a broken upload beside it, where those are kept.
+    /// LSTAT of the part of a broken upload beside it, where those are kept, if it can be continued.
     part: Option<Attributes>,
+    /// There is one, whether or not it can be.
+    has_part: bool,
 }
 
 async fn open_for_writing(
@@ -282,7 +284,7 @@ async fn open_fresh(
         Ok(temporary) => temporary,
         Err(error) => return Err(why_not_opened(sftp, &target, error, true).await),
     };
-    let (file, landing) = Landing::atomic(temporary, target, existing.as_ref(), seen.part.is_some(), manner.clone());
+    let (file, landing) = Landing::atomic(temporary, target, existing.as_ref(), seen.has_part, manner.clone());
     Ok(Opened { sftp: sftp.clone(), file, landing, offset: 0 })
 }
 
@@ -413,8 +415,9 @@ async fn look_around(session: &LoggedIn, sftp: &sftp::Session, located: &Backend
         tokio::join!(session.root.check(sftp, located, Follow::Last), sftp.lstat(located), look_at_part);
     let inside = flight::inside(checked).purpose(Purpose::Store)?;
     let name = flight::answered(name).purpose(Purpose::Store)?;
+    let has_part = part.as_ref().is_some_and(may_be_plain);
     let part = part.filter(|part| is_part(part, name.as_ref().ok()));
-    Ok(Seen { inside, name, part })
+    Ok(Seen { inside, name, part, has_part })
 }
 
 /// What stands under the name of an upload.

@@ -503,7 +503,7 @@ impl Watch {
     fn stop_if_ended(&self, stop: &Stop) {
         match &self.ended {
             None => {}
-            Some(Ended::Gone(error)) if error.kind() != io::ErrorKind::TimedOut => stop.trip(StopReason::ControlLost),
+            Some(Ended::Gone(error)) if !is_silence(error) => stop.trip(StopReason::ControlLost),
             Some(_) => stop.trip(StopReason::ControlTimedOut),
         }
     }
@@ -518,6 +518,12 @@ enum Then {
     GoOn,
     Quit,
     End(Ended),
+}
+
+/// Is this the kernel's word that the client's host does not answer, and not that host's own that the client is gone?
+fn is_silence(error: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown)
 }
 
 /// How the handler of a command ended.

@@ -263,13 +263,16 @@ impl BackendLink {
     pub async fn settle(&mut self, unsettled: Unsettled) -> bool {
         // Nothing but a success in doubt is worth keeping a client waiting that is told 451 in any case.
         let patience = if unsettled.may_be_whole() { PROOF_PATIENCE } else { UNDO_PATIENCE };
-        let settled = timeout(patience, async {
-            let sftp = self.reconnect().await.ok()?;
-            let is_whole = unsettled.settle(&sftp).await.ok();
-            self.put_right(&sftp).await;
-            is_whole
-        });
-        settled.await.ok().flatten().unwrap_or(false)
+        let mut is_whole = false;
+        let settling = async {
+            if let Ok(sftp) = self.reconnect().await {
+                is_whole = unsettled.settle(&sftp).await.unwrap_or(false);
+                self.put_right(&sftp).await;
+            }
+        };
+        // What is known by then counts, whatever else is still to be done.
+        let _ = timeout(patience, settling).await;
+        is_whole
     }
 
     /// Ends the session on the backend; these directories are swept first.

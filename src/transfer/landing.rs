@@ -317,13 +317,21 @@ impl Landing {
         }
     }
 
-    /// It was stopped while the name was asked for: takes the temporary file away if it still is one. `false` if it is
-    /// not, and so has its name. What cannot be found out in time is remembered, as a temporary file that goes.
-    pub(super) async fn was_stopped_in_time(&self, sftp: &Session) -> bool {
-        let Way::Atomic { temporary, .. } = &self.way else { return false };
+    /// It was stopped while the name was asked for: takes the temporary file away if it still is one. Gives the landing
+    /// back if it is not, and so has its name. What cannot be found out in time is remembered, as a temporary file that
+    /// goes.
+    pub(super) async fn withdraw(self, sftp: &Session) -> Option<Self> {
+        let Way::Atomic { temporary, .. } = &self.way else { return Some(self) };
         match timeout(DISCARD_PATIENCE, sftp.remove(temporary)).await {
-            Ok(Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. })) => false,
-            Ok(_) | Err(_) => true,
+            Ok(Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. })) => Some(self),
+            Ok(Ok(())) => {
+                if let Way::Atomic { held, .. } = self.way {
+                    held.done();
+                }
+                None
+            }
+            // Dropped, it remembers itself.
+            Ok(Err(_)) | Err(_) => None,
         }
     }
 
@@ -342,8 +350,12 @@ impl Landing {
             if stale_part && let Some(part) = part_of(&self.target) {
                 // The whole file is there; an old part beside it would only mislead the next client that resumes. The
                 // answer is waited for a moment, so that SIZE does not see it, and changes nothing.
-                let held = self.manner.left_behinds.hold(LeftBehind::Temporary(part));
-                let _ = timeout(DISCARD_PATIENCE, held.put_right(sftp)).await;
+                let stale = LeftBehind::Stale { part: part.clone(), target: self.target };
+                let held = self.manner.left_behinds.hold(stale);
+                if let Ok(Ok(()) | Err(SftpError::Status { .. })) = timeout(DISCARD_PATIENCE, sftp.remove(&part)).await
+                {
+                    held.done();
+                }
             }
         }
     }
@@ -351,7 +363,13 @@ impl Landing {
     /// The backend was lost when only the answer to the last request was missing: what is needed to find out.
     pub(super) fn unsettled(self, length: u64) -> Unsettled {
         match self.way {
-            Way::Atomic { temporary, held, .. } => Unsettled::Renamed { temporary, held, target: self.target, length },
+            Way::Atomic { temporary, held, stale_part, .. } => {
+                if stale_part && let Some(part) = part_of(&self.target) {
+                    // It goes if the new file is there, and is as good as before if it is not.
+                    self.manner.left_behinds.keep(LeftBehind::Stale { part, target: self.target.clone() });
+                }
+                Unsettled::Renamed { temporary, held, target: self.target, length }
+            }
             Way::Direct { .. } => Unsettled::Written { target: self.target, length, before: None },
             Way::Continue { length: before } => {
                 Unsettled::Written { target: self.target, length: length.max(before), before: Some(before) }

@@ -41,6 +41,13 @@ pub enum LeftBehind {
         /// Where this upload would have ended.
         end: u64,
     },
+    /// The part of a broken upload beside a file that is whole: it goes, unless it is of a later upload.
+    Stale {
+        /// The part.
+        part: BackendPath,
+        /// The file.
+        target: BackendPath,
+    },
     /// A file that stepped aside for its successor. If the successor did not take its place it comes back, else it goes.
     Aside {
         /// The hidden name it has now.
@@ -81,6 +88,13 @@ impl LeftBehind {
                 Some(size) if size > *end => Ok(()),
                 _ => sftp.remove(target).await,
             },
+            Self::Stale { part, target } => {
+                let (kept, whole) = tokio::join!(sftp.lstat(part), sftp.lstat(target));
+                let modified = |attributes: Attributes| attributes.times.map(|(_, modified)| modified);
+                // Times are whole seconds: of the same one it is more likely the older.
+                let is_older = modified(kept?).zip(modified(whole?)).is_some_and(|(kept, whole)| kept <= whole);
+                if is_older { sftp.remove(part).await } else { Ok(()) }
+            }
             Self::Aside { aside, target } => match sftp.lstat(target).await {
                 Ok(_) => sftp.remove(aside).await,
                 Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => {

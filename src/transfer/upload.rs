@@ -126,19 +126,19 @@ impl Upload {
         }
         .await;
         let end = offset + progress.bytes();
-        let result =
-            match result {
-                // The name was asked for already.
-                Err(error @ TransferError::Stopped(_)) if reached.last_step => {
-                    if landing.was_stopped_in_time(&sftp).await { Err(error) } else { Ok(()) }
-                }
-                other => other,
-            };
         let (result, unsettled) = match result {
             Ok(()) => {
                 landing.landed(&sftp).await;
                 (Ok(()), None)
             }
+            // The name was asked for already.
+            Err(error @ TransferError::Stopped(_)) if reached.last_step => match landing.withdraw(&sftp).await {
+                Some(landing) => {
+                    landing.landed(&sftp).await;
+                    (Ok(()), None)
+                }
+                None => (Err(error), None),
+            },
             Err(error @ TransferError::Backend(SftpError::Lost(_) | SftpError::TimedOut)) if reached.last_step => {
                 (Err(error), Some(landing.unsettled(offset + reached.acknowledged)))
             }
@@ -148,7 +148,10 @@ impl Upload {
                     TransferError::Data(DataError::Idle) | TransferError::Stopped(StopReason::ControlTimedOut) => {
                         Patience::None
                     }
-                    TransferError::Stopped(StopReason::Aborted | StopReason::Drained) => Patience::Short,
+                    // Where the client itself is gone it may come back at once.
+                    TransferError::Stopped(StopReason::Aborted | StopReason::Drained | StopReason::ControlLost) => {
+                        Patience::Short
+                    }
                     _ => Patience::Long,
                 };
                 // What may still change is not worth keeping.

@@ -405,3 +405,21 @@ async fn keys_that_are_exchanged_again_in_mid_transfer_are_not_noticed() {
         join_all(transfers).await;
     }
 }
+
+#[tokio::test]
+async fn a_long_upload_in_place_has_one_channel() {
+    let sshd = Sshd::start().await;
+    let gateway = striping(&sshd);
+    let mut client = Client::explicit(&gateway).await;
+    client.log_in("far", MAPPED_PASSWORD).await;
+    client.ask("TYPE I", 200).await;
+    let long = content(LONG, 2);
+    sshd.place_file("long", &long[..1000]);
+    assert_eq!(client.store("APPE long", &long[1000..]).await.code, 226);
+    assert_eq!(sshd.sftp_servers().len(), 1);
+    assert!(fs::read(sshd.files().join("long")).unwrap() == long);
+    client.ask("REST 3000000", 350).await;
+    assert_eq!(client.store("STOR long", &long[3_000_000..]).await.code, 226);
+    assert_eq!(sshd.sftp_servers().len(), 1);
+    assert!(fs::read(sshd.files().join("long")).unwrap() == long);
+}

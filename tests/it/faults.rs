@@ -1,6 +1,6 @@
 //! The whole gateway against a backend that misbehaves by script: nothing that is partial is ever told as whole.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ftps2sftp::sftp::wire::packet::Reply;
 use ftps2sftp::sftp::{Attributes, StatusCode};
@@ -12,10 +12,13 @@ use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::scripted_sftp::tree::HOME;
 use crate::support::scripted_sftp::{Profile, Record, Script, ScriptedSftp, Then, When};
 use crate::support::scripted_sshd::ScriptedSshd;
-use crate::support::transfer::{Data, LOSS_LIMIT, abort, begin, content, end, eventually, reset};
+use crate::support::transfer::{ABOR_LIMIT, Data, LOSS_LIMIT, abort, begin, content, end, eventually, reset};
 
 /// A mapped user whose uploads are written in place.
 const DIRECT: &str = "direct";
+
+/// A mapped user whose broken uploads are kept.
+const KEEPER: &str = "keeper";
 
 /// Every kind of server.
 fn profiles() -> [(&'static str, Profile); 4] {
@@ -36,8 +39,9 @@ impl Scene {
     async fn new(profile: Profile) -> Self {
         let sshd = ScriptedSshd::start(Script::new(profile)).await;
         let home = std::str::from_utf8(HOME).unwrap();
-        let lines = format!("    root: \"{home}\"\n    policy: {{upload: direct}}\n");
-        let gateway = Gateway::start(&sshd.setup().with_user(DIRECT, &lines));
+        let lines = |policy: &str| format!("    root: \"{home}\"\n    policy: {{{policy}}}\n");
+        let setup = sshd.setup().with_user(DIRECT, &lines("upload: direct"));
+        let gateway = Gateway::start(&setup.with_user(KEEPER, &lines("broken_upload: keep")));
         Self { sshd, gateway }
     }
 
@@ -468,7 +472,7 @@ async fn upload_cut(scene: &Scene, client: &mut Client, cut: Cut) -> bool {
     let before = scene.sftp().record();
     let then = if cut.done { Then::DoneAndDisconnect } else { Then::Disconnect };
     scene.fault(When::Request(before.requests.len() + cut.nth), then);
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let command = if cut.command == CONTINUED {
         assert_eq!(client.command(format!("REST {}", old.len())).await.code, 350);
         "STOR file"
@@ -665,4 +669,183 @@ async fn begin_upload(client: &mut Client, command: &str, length: usize) -> Data
     assert_eq!(client.command("STOR file").await.code, 150);
     let stream = client.connect(address).await;
     client.secure(stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn abor_while_an_upload_gets_its_name_is_told_what_became_of_it() {
+    let late = |time| Then::Late(Duration::from_millis(time));
+    for (profile, existing) in [(Profile::openssh(), true), (Profile::openssh(), false), (Profile::bare(), false)] {
+        for then in [late(100), late(300), Then::Silence] {
+            let scene = Scene::new(profile.clone()).await;
+            let mut client = scene.client(MAPPED_USER).await;
+            let rename = if profile.extensions.posix_rename { "posix-rename@openssh.com" } else { "RENAME" };
+            let old = existing.then(|| b"what was there".to_vec());
+            if let Some(old) = &old {
+                scene.put("file", old);
+            }
+            let bytes = content(100_000, 1);
+            let mut data = begin(&mut client, "STOR file").await;
+            let asked = scene.sftp().record().count(rename);
+            scene.fault_at_next(rename, 0, then.clone());
+            data.write_all(&bytes).await.unwrap();
+            end(data).await;
+            scene.sftp().until(|record| record.count(rename) > asked).await;
+            let aborted = Instant::now();
+            client.send("ABOR").await;
+            let reply = client.reply().await;
+            client.expect(226).await;
+            let what = format!("{rename}, existing: {existing}, {then:?}: {}", reply.text());
+            assert!(aborted.elapsed() < ABOR_LIMIT, "{what}: {:?}", aborted.elapsed());
+            let expected = match reply.code {
+                226 => Some(bytes),
+                426 => old,
+                _ => panic!("{what}"),
+            };
+            assert!(scene.file("file") == expected, "{what}");
+            eventually("no temporary file is left", || scene.names().iter().all(|name| name == "file")).await;
+            scene.assert_usable(&mut client).await;
+            assert!(scene.file("file") == expected, "{what}: afterwards");
+        }
+    }
+}
+
+#[tokio::test]
+async fn abor_does_not_wait_for_a_server_that_cannot_replace_and_hangs() {
+    for existing in [true, false] {
+        for request in ["RENAME", "LSTAT"] {
+            let scene = Scene::new(Profile::bare()).await;
+            if existing {
+                scene.put("file", b"what was there");
+            }
+            let mut client = scene.client(MAPPED_USER).await;
+            let mut data = begin(&mut client, "STOR file").await;
+            let renames = scene.sftp().record().count("RENAME");
+            scene.fault(When::Every(request), Then::Silence);
+            data.write_all(b"new").await.unwrap();
+            end(data).await;
+            scene.sftp().until(|record| record.count("RENAME") > renames).await;
+            if request == "RENAME" || existing {
+                abort(&mut client).await;
+                assert_eq!(scene.file("file"), existing.then(|| b"what was there".to_vec()), "{request}");
+            } else {
+                client.expect(226).await;
+                scene.heal();
+                assert_eq!(client.command("DELE file").await.code, 250);
+            }
+            scene.heal();
+            eventually("no temporary file is left", || scene.names().iter().all(|name| name == "file")).await;
+            scene.assert_usable(&mut client).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_has_its_name_does_not_wait_for_an_older_part_to_be_removed() {
+    let scene = Scene::new(Profile::openssh()).await;
+    scene.put("file.part", b"older");
+    let mut client = scene.client(KEEPER).await;
+    scene.fault(When::Every("REMOVE"), Then::Silence);
+    let asked = Instant::now();
+    assert_eq!(client.store("STOR file", b"new").await.code, 226);
+    assert!(asked.elapsed() < ABOR_LIMIT, "{:?}", asked.elapsed());
+    scene.heal();
+    let reply = client.command("SIZE file").await;
+    assert!(reply.code == 213 && reply.text().ends_with(" 3"), "not of the part: {}", reply.text());
+    assert_eq!(scene.names(), ["file"]);
+    scene.assert_usable(&mut client).await;
+}
+
+/// Each WRITE of an upload fails in its turn, the last one too, behind which the client has ended its side already.
+#[tokio::test]
+async fn a_write_that_fails_at_any_place_leaves_the_old_state() {
+    let (old, bytes) = (content(40_000, 1), content(1_500_000, 2));
+    for (profile, step) in [(Profile::openssh(), 1), (Profile::bare(), if is_full() { 1 } else { 11 })] {
+        for (user, command, existing) in [
+            (MAPPED_USER, "STOR file", false),
+            (MAPPED_USER, "STOR file", true),
+            (MAPPED_USER, "APPE file", true),
+            (MAPPED_USER, CONTINUED, true),
+            (DIRECT, "STOR file", false),
+            (DIRECT, "APPE file", true),
+        ] {
+            let scene = Scene::new(profile.clone()).await;
+            let mut client = scene.client(user).await;
+            let place = |scene: &Scene| {
+                let _ = scene.sftp().tree().remove(&at_home("file"));
+                if existing {
+                    scene.put("file", &old);
+                }
+            };
+            // How many there are.
+            place(&scene);
+            let before = scene.sftp().record().count("WRITE");
+            let data = begin_upload(&mut client, command, old.len()).await;
+            assert_eq!(finish(&mut client, data, &bytes).await, 226);
+            let writes = scene.sftp().record().count("WRITE") - before;
+            assert!(writes >= 12, "{writes}");
+            for nth in (0..writes).step_by(step).chain([writes - 1]) {
+                let what = format!("{user}, {command}, existing: {existing}, WRITE {nth} of {writes}");
+                place(&scene);
+                let data = begin_upload(&mut client, command, old.len()).await;
+                scene.fault_at_next("WRITE", nth, Then::Fail(StatusCode::FAILURE));
+                assert_eq!(finish(&mut client, data, &bytes).await, 451, "{what}");
+                assert!(scene.file("file") == existing.then(|| old.clone()), "{what}");
+                assert!(scene.names().iter().all(|name| name == "file"), "{what}");
+                scene.assert_usable(&mut client).await;
+            }
+            scene.sftp().until(|record| record.open_handles == 0).await;
+        }
+    }
+}
+
+/// Sends it all, as far as it is taken, and ends it properly; the code of the final reply.
+async fn finish(client: &mut Client, mut data: Data, bytes: &[u8]) -> u16 {
+    let _ = async {
+        data.write_all(bytes).await?;
+        data.shutdown().await
+    }
+    .await;
+    let _ = data.read_to_end(&mut Vec::new()).await;
+    client.reply().await.code
+}
+
+#[tokio::test]
+async fn a_close_that_fails_in_place_leaves_the_old_state() {
+    let (old, bytes) = (content(40_000, 1), content(300_000, 2));
+    for then in [Then::Fail(StatusCode::FAILURE), Then::DoneButFail(StatusCode::FAILURE)] {
+        for (user, command, existing) in
+            [(MAPPED_USER, "APPE file", true), (MAPPED_USER, CONTINUED, true), (DIRECT, "STOR file", false)]
+        {
+            let scene = Scene::new(Profile::openssh()).await;
+            if existing {
+                scene.put("file", &old);
+            }
+            let mut client = scene.client(user).await;
+            let data = begin_upload(&mut client, command, old.len()).await;
+            scene.fault(When::Every("CLOSE"), then.clone());
+            assert_eq!(finish(&mut client, data, &bytes).await, 451, "{user}, {command}, {then:?}");
+            assert!(scene.file("file") == existing.then(|| old.clone()), "{user}, {command}, {then:?}");
+            scene.assert_usable(&mut client).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_listing_that_fails_at_any_page_is_451_and_looks_cut() {
+    let scene = Scene::new(Profile::openssh()).await;
+    for number in 0..350 {
+        scene.put(&format!("file {number}"), b"");
+    }
+    for command in ["MLSD", "LIST", "NLST"] {
+        // Four pages, and the end.
+        for nth in 1..5 {
+            let mut client = scene.client(MAPPED_USER).await;
+            scene.fault_at_next("READDIR", nth, Then::Fail(StatusCode::FAILURE));
+            let mut data = begin(&mut client, command).await;
+            let mut received = Vec::new();
+            assert!(data.read_to_end(&mut received).await.is_err(), "{command}, page {nth}: no close_notify");
+            client.expect(451).await;
+            scene.assert_usable(&mut client).await;
+        }
+    }
 }

@@ -4,16 +4,18 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use ftps2sftp::sftp::StatusCode;
+use ftps2sftp::sftp::wire::extensions::{FSYNC, POSIX_RENAME};
+use ftps2sftp::sftp::wire::packet::Reply;
+use ftps2sftp::sftp::{Attributes, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, Setup};
-use crate::support::scripted_sftp::tree::HOME;
-use crate::support::scripted_sftp::{Profile, Script, Then, When};
+use crate::support::scripted_sftp::tree::{HOME, MODIFIED};
+use crate::support::scripted_sftp::{Profile, Script, ScriptedSftp, Then, When};
 use crate::support::scripted_sshd::ScriptedSshd;
 use crate::support::sshd::Sshd;
-use crate::support::transfer::{begin, content, eventually, names, temporaries};
+use crate::support::transfer::{abort, begin, content, eventually, names, temporaries};
 
 /// Long enough for a flight to leave whole on a busy machine.
 const LATENCY: Duration = Duration::from_millis(100);
@@ -23,6 +25,8 @@ const ATOMIC: &str = "atomic";
 const DIRECT: &str = "direct";
 /// `broken_upload: keep`
 const KEEPER: &str = "keeper";
+/// The same, without the permission to replace files.
+const CAREFUL: &str = "careful keeper";
 
 fn with_users(setup: Setup, root: &str) -> Setup {
     let lines = |policy: &str| format!("    root: \"{root}\"\n    policy: {{{policy}}}\n");
@@ -30,6 +34,7 @@ fn with_users(setup: Setup, root: &str) -> Setup {
         .with_user(ATOMIC, &lines(""))
         .with_user(DIRECT, &lines("upload: direct"))
         .with_user(KEEPER, &lines("broken_upload: keep"))
+        .with_user(CAREFUL, &format!("{}    permissions: [list, read, write, rename]\n", lines("broken_upload: keep")))
 }
 
 async fn log_in(gateway: &Gateway, user: &str) -> Client {
@@ -59,24 +64,28 @@ impl Scene {
         Self { sshd, gateway }
     }
 
+    fn sftp(&self) -> &ScriptedSftp {
+        self.sshd.sftp()
+    }
+
     fn put(&self, name: &str, bytes: &[u8]) {
-        self.sshd.sftp().tree().put_file(at_home(name), bytes);
+        self.sftp().tree().put_file(at_home(name), bytes);
     }
 
     fn file(&self, name: &str) -> Option<Vec<u8>> {
-        self.sshd.sftp().tree().file(at_home(name))
+        self.sftp().tree().file(at_home(name))
     }
 
     fn names(&self) -> Vec<String> {
         let prefix = at_home("");
-        let names = self.sshd.sftp().tree().names();
+        let names = self.sftp().tree().names();
         let below = names.iter().filter_map(|name| name.strip_prefix(&*prefix));
         below.map(|name| String::from_utf8(name.to_vec()).unwrap()).collect()
     }
 
     /// Forgets what was seen.
     fn flights(&self) -> Vec<Vec<&'static str>> {
-        let mut flights = self.sshd.sftp().record().flights;
+        let mut flights = self.sftp().record().flights;
         // A CLOSE that nobody waits for is no round trip.
         flights.retain(|flight| flight.iter().any(|request| *request != "CLOSE"));
         flights
@@ -111,7 +120,7 @@ async fn nothing_takes_more_round_trips_than_it_must() {
         let mut client = log_in(&scene.gateway, user).await;
         // What is asked once in a session: the server's limits, and where the root is.
         assert_eq!(client.store("STOR first", &small).await.code, 226);
-        scene.sshd.sftp().script().latency = LATENCY;
+        scene.sftp().script().latency = LATENCY;
         let before = scene.flights().len();
         match command.split(' ').next().unwrap() {
             "STOR" | "APPE" => assert_eq!(client.store(command, &small).await.code, 226, "{command}"),
@@ -119,7 +128,7 @@ async fn nothing_takes_more_round_trips_than_it_must() {
             _ => assert!((200..300).contains(&client.command(command).await.code), "{command}"),
         }
         let flights = scene.flights().split_off(before);
-        scene.sshd.sftp().script().latency = Duration::ZERO;
+        scene.sftp().script().latency = Duration::ZERO;
         assert_eq!(flights.len(), most, "{user}, {command}: {flights:?}");
     }
 }
@@ -176,18 +185,20 @@ async fn size(client: &mut Client, name: &str) -> usize {
 #[tokio::test]
 async fn a_broken_upload_is_kept_and_resumed() {
     let whole = content(3_000_000, 1);
-    for profile in [Profile::openssh(), Profile::bare()] {
+    // As long as the new file, so that nothing but its content tells what was continued.
+    let old = content(whole.len(), 9);
+    for profile in [Profile::openssh(), Profile::bare(), Profile::windows_like()] {
         for existing in [false, true] {
             for resume in ["APPE file", "STOR file"] {
                 let scene = Scene::new(profile.clone()).await;
                 if existing {
-                    scene.put("file", b"old");
+                    scene.put("file", &old);
                 }
                 let mut client = log_in(&scene.gateway, KEEPER).await;
                 break_off(&mut client, "STOR file", &whole[..2_000_000]).await;
                 let expected: &[&str] = if existing { &["file", "file.part"] } else { &["file.part"] };
                 eventually("the part is kept", || scene.names() == expected).await;
-                assert_eq!(scene.file("file"), existing.then(|| b"old".to_vec()));
+                assert!(scene.file("file") == existing.then(|| old.clone()));
                 let kept = size(&mut client, "file").await;
                 assert_eq!(kept, 2_000_000);
                 assert!(scene.file("file.part").unwrap() == whole[..kept]);
@@ -245,13 +256,13 @@ async fn a_part_is_kept_over_the_loss_of_the_backend() {
     let whole = content(3_000_000, 1);
     let mut client = log_in(&scene.gateway, KEEPER).await;
     let mut data = begin(&mut client, "STOR file").await;
-    let writes = scene.sshd.sftp().record().count("WRITE");
-    scene.sshd.sftp().script().faults = vec![(When::Nth("WRITE", writes + 10), Then::Disconnect)];
+    let writes = scene.sftp().record().count("WRITE");
+    scene.sftp().script().faults = vec![(When::Nth("WRITE", writes + 10), Then::Disconnect)];
     let _ = data.write_all(&whole).await;
     let mut rest = Vec::new();
     let _ = data.read_to_end(&mut rest).await;
     client.expect(451).await;
-    scene.sshd.sftp().script().faults.clear();
+    scene.sftp().script().faults.clear();
     let kept = size(&mut client, "file").await;
     assert!(kept > 0);
     assert_eq!(scene.names(), ["file.part"]);
@@ -260,34 +271,179 @@ async fn a_part_is_kept_over_the_loss_of_the_backend() {
 }
 
 #[tokio::test]
-async fn a_part_ends_before_a_write_that_failed_though_later_ones_are_stored() {
+async fn what_is_kept_ends_before_a_write_that_failed() {
     let whole = content(3_000_000, 1);
+    let scene = Scene::new(Profile::openssh()).await;
+    let mut client = log_in(&scene.gateway, KEEPER).await;
+    // Whatever is in flight behind it is stored.
+    scene.sftp().script().latency = Duration::from_millis(50);
+    let writes = scene.sftp().record().count("WRITE");
+    scene.sftp().script().faults = vec![(When::Nth("WRITE", writes + 2), Then::Fail(StatusCode::FAILURE))];
+    let mut data = begin(&mut client, "STOR file").await;
+    let _ = data.write_all(&whole).await;
+    client.expect(451).await;
+    scene.sftp().script().faults.clear();
+    eventually("the part is kept", || scene.names() == ["file.part"]).await;
+    let kept = size(&mut client, "file").await;
+    assert!(kept > 0);
+    assert!(scene.file("file.part").unwrap() == whole[..kept]);
+    assert!(scene.sftp().record().count("WRITE") > writes + 3, "more was in flight");
+    assert_eq!(client.store("APPE file", &whole[kept..]).await.code, 226);
+    assert!(scene.file("file").unwrap() == whole);
+}
+
+#[tokio::test]
+async fn a_part_is_void_when_another_file_takes_its_name() {
     for profile in [Profile::openssh(), Profile::bare()] {
         let scene = Scene::new(profile).await;
         let mut client = log_in(&scene.gateway, KEEPER).await;
-        let mut data = begin(&mut client, "STOR file").await;
-        let writes = scene.sshd.sftp().record().count("WRITE");
-        {
-            let mut script = scene.sshd.sftp().script();
-            // Many are under way at a time.
-            script.latency = LATENCY;
-            script.faults = vec![(When::Nth("WRITE", writes + 2), Then::Fail(StatusCode::FAILURE))];
-        }
-        let _ = data.write_all(&whole).await;
-        let mut rest = Vec::new();
-        let _ = data.read_to_end(&mut rest).await;
-        client.expect(451).await;
-        {
-            let mut script = scene.sshd.sftp().script();
-            script.latency = Duration::ZERO;
-            script.faults.clear();
-        }
+        break_off(&mut client, "STOR file", &content(1_000_000, 1)).await;
         eventually("the part is kept", || scene.names() == ["file.part"]).await;
-        let kept = size(&mut client, "file").await;
-        assert!(kept > 0 && kept < 1_000_000, "{kept}");
-        assert!(scene.file("file.part").unwrap() == whole[..kept]);
-        assert_eq!(client.store("APPE file", &whole[kept..]).await.code, 226);
-        assert!(scene.file("file").unwrap() == whole);
+        assert_eq!(client.store("STOR file.new", b"whole").await.code, 226);
+        client.ask_all(&[("RNFR file.new", 350), ("RNTO file", 250)]).await;
+        assert_eq!(size(&mut client, "file").await, 5);
+        assert_eq!(scene.names(), ["file"]);
+        assert_eq!(client.store("APPE file", b", appended").await.code, 226);
+        assert_eq!(scene.file("file").unwrap(), b"whole, appended");
+        // A folder has no parts.
+        scene.put("folder.part", b"a file");
+        client.ask_all(&[("MKD new", 257), ("RNFR new", 350), ("RNTO folder", 250)]).await;
+        assert_eq!(scene.names(), ["file", "folder", "folder.part"]);
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_is_older_than_its_name_is_void() {
+    for resume in ["APPE file", "STOR file"] {
+        let scene = Scene::new(Profile::openssh()).await;
+        let mut client = log_in(&scene.gateway, KEEPER).await;
+        scene.put("file.part", b"an older part of it");
+        scene.put("file", b"whole");
+        scene.sftp().tree().date(at_home("file"), MODIFIED + 1);
+        assert_eq!(size(&mut client, "file").await, 5);
+        if resume == "STOR file" {
+            client.ask("REST 5", 350).await;
+        }
+        assert_eq!(client.store(resume, b", appended").await.code, 226);
+        assert_eq!(scene.file("file").unwrap(), b"whole, appended");
+        assert_eq!(client.store("STOR file", b"new").await.code, 226);
+        assert_eq!(scene.names(), ["file"]);
+        // Of the same second it may be what broke last.
+        scene.put("file.part", b"part");
+        scene.sftp().tree().date(at_home("file"), MODIFIED);
+        assert_eq!(size(&mut client, "file").await, 4);
+        assert_eq!(client.store("APPE file", b", resumed").await.code, 226);
+        assert_eq!(scene.file("file").unwrap(), b"part, resumed");
+        assert_eq!(scene.names(), ["file"]);
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_is_void_goes_though_the_backend_is_lost() {
+    for (request, then) in
+        [("REMOVE", Then::Disconnect), ("REMOVE", Then::DoneAndDisconnect), (POSIX_RENAME, Then::DoneAndDisconnect)]
+    {
+        let scene = Scene::new(Profile::openssh()).await;
+        let mut client = log_in(&scene.gateway, KEEPER).await;
+        scene.put("file.part", b"part");
+        scene.sftp().script().faults = vec![(When::Nth(request, 0), then.clone())];
+        assert_eq!(client.store("STOR file", b"whole").await.code, 226, "{request}, {then:?}");
+        assert_eq!(size(&mut client, "file").await, 5, "{request}, {then:?}");
+        assert_eq!(scene.names(), ["file"], "{request}, {then:?}");
+    }
+    // Where the new file did not get its name, the part is as good as before.
+    let scene = Scene::new(Profile::openssh()).await;
+    let mut client = log_in(&scene.gateway, KEEPER).await;
+    scene.put("file.part", b"part");
+    scene.sftp().script().faults = vec![(When::Nth(POSIX_RENAME, 0), Then::Disconnect)];
+    assert_eq!(client.store("STOR file", b"whole").await.code, 451);
+    assert_eq!(size(&mut client, "file").await, 4);
+    assert_eq!(scene.names(), ["file.part"]);
+}
+
+#[tokio::test]
+async fn no_part_is_touched_without_the_permission_to_replace_files() {
+    for profile in [Profile::openssh(), Profile::bare()] {
+        let scene = Scene::new(profile).await;
+        scene.put("file.part", b"of somebody else");
+        let mut client = log_in(&scene.gateway, CAREFUL).await;
+        break_off(&mut client, "STOR file", &content(1_000_000, 1)).await;
+        eventually("nothing of it is kept", || scene.names() == ["file.part"]).await;
+        client.ask_all(&[("SIZE file", 550), ("REST 3", 350)]).await;
+        assert_eq!(client.store("STOR file", b"no").await.code, 554);
+        assert_eq!(client.store("APPE file", b"mine").await.code, 226);
+        assert_eq!(client.store("STOR other", b"mine").await.code, 226);
+        scene.put("renamed.part", b"of somebody else");
+        client.ask_all(&[("RNFR other", 350), ("RNTO renamed", 250)]).await;
+        assert_eq!(scene.names(), ["file", "file.part", "renamed", "renamed.part"]);
+        assert_eq!(scene.file("file").unwrap(), b"mine");
+        assert_eq!(scene.file("file.part").unwrap(), b"of somebody else");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_kept_or_continued_on_a_server_that_cannot_cut_a_file() {
+    for (quirk, restart) in [("no-setstat", 554)] {
+        let scene = Scene::with_quirks(Profile::openssh(), quirk).await;
+        scene.put("file.part", b"part");
+        let mut client = log_in(&scene.gateway, KEEPER).await;
+        scene.sftp().script().faults = ["SETSTAT", "FSETSTAT"]
+            .map(|request| (When::Every(request), Then::Fail(StatusCode::OP_UNSUPPORTED)))
+            .to_vec();
+        client.ask_all(&[("SIZE file", 550), ("REST 3", 350)]).await;
+        assert_eq!(client.store("STOR file", b"no").await.code, restart, "{quirk}");
+        break_off(&mut client, "STOR file", &content(1_000_000, 1)).await;
+        eventually("nothing of it is kept", || scene.names() == ["file.part"]).await;
+        assert_eq!(client.store("STOR file", b"whole").await.code, 226, "{quirk}");
+        assert_eq!(scene.file("file").unwrap(), b"whole", "{quirk}");
+        assert_eq!(scene.file("file.part").unwrap(), b"part", "{quirk}");
+    }
+}
+
+#[tokio::test]
+async fn a_resume_that_never_begins_leaves_the_part_as_it_is() {
+    let part = content(2_000_000, 1);
+    let scene = Scene::new(Profile::openssh()).await;
+    scene.put("file.part", &part);
+    scene.sftp().tree().date(at_home("file.part"), MODIFIED + 7);
+    let mut client = log_in(&scene.gateway, KEEPER).await;
+    for how in ["no port", "no TLS", "ABOR", "lost"] {
+        let address = if how == "no port" { None } else { Some(client.passive().await) };
+        client.ask("REST 10", 350).await;
+        match address {
+            None => drop(client.ask("STOR file", 425).await),
+            Some(address) => {
+                client.ask("STOR file", 150).await;
+                match how {
+                    "no TLS" => {
+                        client.connect(address).await.write_all(b"in clear").await.unwrap();
+                        client.expect(522).await;
+                    }
+                    "ABOR" => abort(&mut client).await,
+                    _ => client = log_in(&scene.gateway, KEEPER).await,
+                }
+            }
+        }
+        eventually("the part is back", || scene.names() == ["file.part"]).await;
+        assert_eq!(size(&mut client, "file").await, part.len(), "{how}");
+        assert!(scene.file("file.part").unwrap() == part, "{how}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_continued_whose_length_the_server_does_not_tell() {
+    let scene = Scene::new(Profile::openssh()).await;
+    let permissions = Some(0o100_644);
+    let told = Then::Reply(Reply::Attributes(Attributes { permissions, ..Attributes::default() }));
+    for (user, name) in [(ATOMIC, "file"), (DIRECT, "file"), (KEEPER, "file")] {
+        scene.put(name, b"old");
+        let mut client = log_in(&scene.gateway, user).await;
+        scene.sftp().script().faults = vec![(When::Every("LSTAT"), told.clone())];
+        assert_eq!(client.store("APPE file", b"new").await.code, 550, "{user}, {name}");
+        client.ask("REST 3", 350).await;
+        assert_eq!(client.store("STOR file", b"new").await.code, 550, "{user}, {name}");
+        assert_eq!(scene.file(name).unwrap(), b"old", "{user}, {name}");
+        scene.sftp().script().faults.clear();
     }
 }
 
@@ -298,10 +454,9 @@ async fn what_a_server_cannot_do_is_not_asked_of_it() {
         Scene::with_quirks(Profile::openssh(), "no-rename, no-setstat, no-fsync, no-stat-after-close, no-append").await;
     for user in [ATOMIC, DIRECT, KEEPER] {
         let mut client = log_in(&scene.gateway, user).await;
-        scene.sshd.sftp().script().faults =
-            ["RENAME", "posix-rename@openssh.com", "SETSTAT", "FSETSTAT", "fsync@openssh.com", "FSTAT", "STAT"]
-                .map(|request| (When::Every(request), Then::Fail(StatusCode::FAILURE)))
-                .to_vec();
+        scene.sftp().script().faults = ["RENAME", POSIX_RENAME, "SETSTAT", "FSETSTAT", FSYNC, "FSTAT", "STAT"]
+            .map(|request| (When::Every(request), Then::Fail(StatusCode::FAILURE)))
+            .to_vec();
         for _ in 0..2 {
             assert_eq!(client.store("STOR file", &bytes).await.code, 226, "{user}");
             assert!(scene.file("file").unwrap() == bytes, "{user}");
@@ -310,6 +465,34 @@ async fn what_a_server_cannot_do_is_not_asked_of_it() {
         assert_eq!(scene.file("file").unwrap(), b"short", "{user}");
         assert_eq!(client.store("APPE file", &bytes).await.code, 502, "{user}");
         assert_eq!(scene.names(), ["file"], "{user}");
+    }
+}
+
+#[tokio::test]
+async fn each_quirk_keeps_its_requests_back_and_nothing_else_does() {
+    let (old, new) = (content(50_000, 9), content(100_000, 1));
+    for (quirk, requests) in [
+        ("no-rename", &["RENAME", POSIX_RENAME][..]),
+        ("no-setstat", &["SETSTAT", "FSETSTAT"]),
+        ("no-fsync", &[FSYNC]),
+        ("no-stat-after-close", &["STAT"]),
+    ] {
+        for quirks in ["", quirk] {
+            let scene = Scene::with_quirks(Profile::openssh(), quirks).await;
+            let mut asked = Vec::new();
+            for user in [ATOMIC, DIRECT, KEEPER] {
+                scene.put("file", &old);
+                let mut client = log_in(&scene.gateway, user).await;
+                // A length that is not told over the handle is asked for by name.
+                scene.sftp().script().faults = vec![(When::Every("FSTAT"), Then::Fail(StatusCode::FAILURE))];
+                let before = scene.sftp().record().requests.len();
+                assert_eq!(client.store("STOR file", &new).await.code, 226, "{quirk}, {user}");
+                asked.extend(scene.sftp().record().requests.split_off(before));
+                assert!(scene.file("file").unwrap() == new, "{quirk}, {user}");
+            }
+            let is_asked = requests.iter().any(|request| asked.contains(request));
+            assert_eq!(is_asked, quirks.is_empty(), "{quirk}: {asked:?}");
+        }
     }
 }
 

@@ -101,6 +101,11 @@ impl Tree {
         self.names.insert(path.as_ref().to_vec(), Node::new(Content::Symlink(target.as_ref().to_vec()), 0o777));
     }
 
+    /// Sets when it was modified, for a test to begin with.
+    pub fn date(&mut self, path: impl AsRef<[u8]>, modified: u32) {
+        lock(&self.names[path.as_ref()]).times = (modified, modified);
+    }
+
     /// What a file holds, for a test to look at.
     pub fn file(&self, path: impl AsRef<[u8]>) -> Option<Vec<u8>> {
         match &lock(self.names.get(path.as_ref())?).content {
