@@ -106,10 +106,12 @@ pub(super) fn kept_part(session: &LoggedIn, path: &BackendPath) -> Option<Backen
     temporary::part_of(path).filter(|_| keeps_broken(session) && writes_beside(session))
 }
 
-/// Is what came of this user's broken uploads kept? To continue one replaces files, and to keep one needs its length cut
-/// to what is known to be stored.
+/// Is what came of this user's broken uploads kept? To continue one replaces files and writes at an offset, and to keep
+/// one needs its length cut to what is known to be stored.
 pub(super) fn keeps_broken(session: &LoggedIn) -> bool {
-    session.policy().keep_broken_uploads && session.user.permissions.overwrite && !session.backend.quirks().no_setstat
+    let quirks = session.backend.quirks();
+    let can = session.user.permissions.overwrite && !quirks.no_setstat && !quirks.no_append;
+    session.policy().keep_broken_uploads && can
 }
 
 /// Are this user's uploads written under a temporary name?
@@ -345,21 +347,15 @@ pub(super) async fn rnto(
     let renamed = commit::publish(&sftp, &source, &target, replace, session.backend.left_behinds()).await;
     match renamed {
         Ok(()) => {
-            if let Some(part) = kept_part(session, &target) {
-                // What was kept of a broken upload of that name is not of this file. Times are whole seconds, so that
-                // alone would not tell.
-                if let (Ok(renamed), Ok(kept)) = tokio::join!(sftp.lstat(&target), sftp.lstat(&part))
-                    && may_be_plain(&renamed)
-                    && may_be_plain(&kept)
-                {
-                    let _ = sftp.remove(&part).await;
-                }
-            }
+            void_part(session, &sftp, &target).await;
             Ok(Step::reply(250, "Renamed"))
         }
         // Nobody told whether it happened: the truth is in the names.
         Err(SftpError::Lost(_) | SftpError::TimedOut) => match lstat(session, &source).await {
             Err(error) if is_missing(&error) && lstat(session, &target).await.is_ok() => {
+                if let Ok(sftp) = session.backend.sftp().await {
+                    void_part(session, &sftp, &target).await;
+                }
                 Ok(Step::reply(250, "Renamed"))
             }
             Err(error) if !is_missing(&error) => Err(error).purpose(Purpose::RenameTo),
@@ -374,6 +370,19 @@ pub(super) async fn rnto(
             })
         }
         Err(error) => Err(error).purpose(Purpose::RenameTo),
+    }
+}
+
+/// Another file was renamed to this name: what was kept of a broken upload of that name is not of this file. Times are
+/// whole seconds, so they alone would not tell.
+async fn void_part(session: &LoggedIn, sftp: &Session, target: &BackendPath) {
+    if let Some(part) = kept_part(session, target)
+        && let (Ok(renamed), Ok(kept)) = tokio::join!(sftp.lstat(target), sftp.lstat(&part))
+        && may_be_plain(&renamed)
+        && may_be_plain(&kept)
+    {
+        // Whatever it answers, the file has its name.
+        let _ = sftp.remove(&part).await;
     }
 }
 

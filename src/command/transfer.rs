@@ -262,15 +262,16 @@ async fn open_fresh(
     }
     let (seen, created) = tokio::join!(look_around(session, sftp, located), Temporary::create(sftp, located, manner));
     let seen = seen?;
-    let (temporary, target, existing) = match found(session, seen.inside, seen.name) {
-        Ok(Found::Plain(existing)) => (created, located.clone(), existing),
+    let (temporary, target, existing, has_part) = match found(session, seen.inside, seen.name) {
+        Ok(Found::Plain(existing)) => (created, located.clone(), existing, seen.has_part),
         Ok(Found::Link) => {
             if let Ok(temporary) = created {
                 temporary.discard(sftp).await.purpose(Purpose::Store)?;
             }
             // The rename at the end would replace the link; what it points to is what clients mean.
             let (target, existing) = behind_link(session, located).await?;
-            (Temporary::create(sftp, &target, manner).await, target, existing)
+            // What was looked at is beside the link.
+            (Temporary::create(sftp, &target, manner).await, target, existing, false)
         }
         Err(error) => {
             if let Ok(temporary) = created {
@@ -284,7 +285,7 @@ async fn open_fresh(
         Ok(temporary) => temporary,
         Err(error) => return Err(why_not_opened(sftp, &target, error, true).await),
     };
-    let (file, landing) = Landing::atomic(temporary, target, existing.as_ref(), seen.has_part, manner.clone());
+    let (file, landing) = Landing::atomic(temporary, target, existing.as_ref(), has_part, manner.clone());
     Ok(Opened { sftp: sftp.clone(), file, landing, offset: 0 })
 }
 
@@ -361,11 +362,15 @@ async fn open_further(
     manner: &Manner,
 ) -> Result<Opened, CommandError> {
     let seen = look_around(session, sftp, located).await?;
-    let (target, existing) = match found(session, seen.inside, seen.name)? {
-        Found::Plain(existing) => (located.clone(), existing),
-        Found::Link => behind_link(session, located).await?,
+    let (target, existing, part) = match found(session, seen.inside, seen.name)? {
+        Found::Plain(existing) => (located.clone(), existing, seen.part),
+        // What was looked at is beside the link.
+        Found::Link => {
+            let (target, existing) = behind_link(session, located).await?;
+            (target, existing, None)
+        }
     };
-    if let Some((path, part)) = kept_part(session, located).zip(seen.part) {
+    if let Some((path, part)) = kept_part(session, located).zip(part) {
         let size = part.size.unwrap_or(0);
         let base = match start {
             Start::At(offset) if offset > size => {

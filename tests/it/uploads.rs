@@ -382,8 +382,8 @@ async fn no_part_is_touched_without_the_permission_to_replace_files() {
 }
 
 #[tokio::test]
-async fn nothing_is_kept_or_continued_on_a_server_that_cannot_cut_a_file() {
-    for (quirk, restart) in [("no-setstat", 554)] {
+async fn nothing_is_kept_or_continued_on_a_server_that_cannot_cut_a_file_or_write_at_an_offset() {
+    for (quirk, restart) in [("no-setstat", 554), ("no-append", 554)] {
         let scene = Scene::with_quirks(Profile::openssh(), quirk).await;
         scene.put("file.part", b"part");
         let mut client = log_in(&scene.gateway, KEEPER).await;
