@@ -320,9 +320,17 @@ impl Landing {
     /// It was stopped while the name was asked for: takes the temporary file away if it still is one. Gives the landing
     /// back if it is not, and so has its name. What cannot be found out in time is remembered, as a temporary file that
     /// goes.
-    pub(super) async fn withdraw(self, sftp: &Session) -> Option<Self> {
+    pub(super) async fn withdraw(self, sftp: &Session, length: u64) -> Option<Self> {
         let Way::Atomic { temporary, .. } = &self.way else { return Some(self) };
-        match timeout(DISCARD_PATIENCE, sftp.remove(temporary)).await {
+        let withdrawing = async {
+            match sftp.remove(temporary).await {
+                Err(error @ SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => {
+                    if sftp.stat(&self.target).await?.size == Some(length) { Err(error) } else { Ok(()) }
+                }
+                other => other,
+            }
+        };
+        match timeout(DISCARD_PATIENCE, withdrawing).await {
             Ok(Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. })) => Some(self),
             Ok(Ok(())) => {
                 if let Way::Atomic { held, .. } = self.way {
@@ -370,9 +378,16 @@ impl Landing {
                 }
                 Unsettled::Renamed { temporary, held, target: self.target, length }
             }
-            Way::Direct { .. } => Unsettled::Written { target: self.target, length, before: None },
+            Way::Direct { created } => {
+                let target = self.target;
+                let undo = created && !self.manner.keep;
+                let undo = undo.then(|| LeftBehind::Created { target: target.clone(), end: length });
+                Unsettled::Written { target, length, undo }
+            }
             Way::Continue { length: before } => {
-                Unsettled::Written { target: self.target, length: length.max(before), before: Some(before) }
+                let (target, length) = (self.target, length.max(before));
+                let undo = Some(LeftBehind::Grown { target: target.clone(), length: before, end: length });
+                Unsettled::Written { target, length, undo }
             }
         }
     }

@@ -128,8 +128,8 @@ pub enum Unsettled {
         target: BackendPath,
         /// How long it is if everything was carried out.
         length: u64,
-        /// How long it was, where it was continued: it gets that back if not everything was carried out.
-        before: Option<u64>,
+        /// What is done if not everything was carried out.
+        undo: Option<LeftBehind>,
     },
     /// A file that was written in place must be what it was before the client is told, for later on it may be another's
     /// work.
@@ -155,12 +155,12 @@ impl Unsettled {
                 }
                 Err(error) => Err(error),
             },
-            Self::Written { target, length, before } => {
+            Self::Written { target, length, undo } => {
                 if sftp.stat(&target).await?.size == Some(length) {
                     return Ok(true);
                 }
-                if let Some(before) = before {
-                    LeftBehind::Grown { target, length: before, end: length }.put_right(sftp).await?;
+                if let Some(undo) = undo {
+                    undo.put_right(sftp).await?;
                 }
                 Ok(false)
             }

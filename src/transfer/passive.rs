@@ -140,7 +140,7 @@ impl PassivePorts {
             tracing::info!(
                 client.address = %peer,
                 network.port = address.port(),
-                "data connection dropped: nobody of this address waits here (policy.data_peer_check: false lets others in)"
+                "data connection dropped: nobody of this address waits here, or too many came before it (policy.data_peer_check: false lets other addresses in)"
             );
             (self.on_stranger)();
         }

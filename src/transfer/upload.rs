@@ -132,13 +132,15 @@ impl Upload {
                 (Ok(()), None)
             }
             // The name was asked for already.
-            Err(error @ TransferError::Stopped(_)) if reached.last_step => match landing.withdraw(&sftp).await {
-                Some(landing) => {
-                    landing.landed(&sftp).await;
-                    (Ok(()), None)
+            Err(error @ TransferError::Stopped(_)) if reached.last_step => {
+                match landing.withdraw(&sftp, offset + reached.acknowledged).await {
+                    Some(landing) => {
+                        landing.landed(&sftp).await;
+                        (Ok(()), None)
+                    }
+                    None => (Err(error), None),
                 }
-                None => (Err(error), None),
-            },
+            }
             Err(error @ TransferError::Backend(SftpError::Lost(_) | SftpError::TimedOut)) if reached.last_step => {
                 (Err(error), Some(landing.unsettled(offset + reached.acknowledged)))
             }
