@@ -89,7 +89,10 @@ async fn a_file_of_gibibytes_is_the_same_up_and_down_within_bounded_memory() {
 async fn hundreds_of_idle_sessions_stay_and_each_costs_at_most_100_kibibytes() {
     let sessions = rounds(SESSIONS, 4 * SESSIONS);
     let sshd = Sshd::start().await;
+    // All come from one address.
+    let limits = format!("limits: {{sessions_per_ip: {}}}\n", sessions + WARM_UP);
     let setup = Setup { level: Some("info".to_owned()), ..Setup::backend(&sshd).with_users(&sshd.files()) };
+    let setup = setup.with(&limits);
     let gateway = Gateway::start(&setup);
     // What the process needs once, however many sessions there are (code that is read in, what the allocator keeps
     // for its threads), is not counted.
