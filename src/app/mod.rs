@@ -28,6 +28,7 @@ use crate::ssh::{HostKeyPolicy, KnownHosts, PrivateKey, Target};
 use crate::telemetry::logging::{self, LogGuard, LoggingError};
 use crate::telemetry::metrics::{self, Exposition, InstallError};
 use crate::tls::{ServerTls, TlsError, certificate};
+use crate::transfer::in_place::InPlace;
 use crate::transfer::passive::PassivePorts;
 use crate::transfer::sweep::Sweeper;
 
@@ -316,6 +317,7 @@ fn services(config: &Config) -> Result<Services, StartError> {
         passive: PassivePorts::new(config.passive.ports.clone(), config.passive.shared, metrics::stranger),
         passive_address: config.passive.address.clone(),
         slots: SessionSlots::new(&config.limits),
+        in_place: InPlace::default(),
         sweeper: Sweeper::default(),
         limits: config.limits.clone(),
         timeouts: config.timeouts.clone(),

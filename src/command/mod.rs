@@ -13,6 +13,7 @@ pub mod parameters;
 pub mod port;
 pub mod security;
 pub mod spec;
+pub mod store;
 pub mod table;
 pub mod transfer;
 

@@ -1,7 +1,7 @@
 //! The command table: one row per command, offered or not. Everything that depends on a verb is here.
 
 use super::spec::{CommandSpec, DuringTransfer, Effect, Feature, Handler, PendingEffect, Theme};
-use super::{access, file, information, listing, navigation, parameters, port, security, transfer};
+use super::{access, file, information, listing, navigation, parameters, port, security, store, transfer};
 
 /// A row that waits its turn, needs TLS where TLS is required, opens no data connection and keeps REST.
 const ORDINARY: CommandSpec = CommandSpec {
@@ -93,11 +93,11 @@ pub const TABLE: &[CommandSpec] = &[
     CommandSpec { verb: "STOR", syntax: "STOR <pathname>", reference: "RFC 959 §4.1.3", uses_data: true,
         pending: PendingEffect::TakesRestart, effect: Effect::Writes,
         replies: &[150, 226, 425, 426, 450, 451, 452, 501, 502, 521, 522, 550, 552, 553, 554],
-        handler: logged_in!(transfer::stor), ..ORDINARY },
+        handler: logged_in!(store::stor), ..ORDINARY },
     CommandSpec { verb: "APPE", syntax: "APPE <pathname>", reference: "RFC 959 §4.1.3", uses_data: true,
         pending: PendingEffect::TakesRestart, effect: Effect::Writes,
         replies: &[150, 226, 425, 426, 450, 451, 452, 501, 502, 521, 522, 550, 552, 553, 554],
-        handler: logged_in!(transfer::appe), ..ORDINARY },
+        handler: logged_in!(store::appe), ..ORDINARY },
     CommandSpec { verb: "ALLO", theme: Theme::Setup, syntax: "ALLO <bytes> [R <bytes>]", reference: "RFC 959 §4.1.3",
         replies: &[202, 501], handler: logged_in!(transfer::allo), ..ORDINARY },
     CommandSpec { verb: "ABOR", syntax: "ABOR", reference: "RFC 959 §4.1.3", during_transfer: DuringTransfer::Aborts,

@@ -8,6 +8,7 @@ use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
 use crate::ssh::{Credentials, Method, PrivateKey, Target};
 use crate::tls::ServerTls;
+use crate::transfer::in_place::InPlace;
 use crate::transfer::passive::PassivePorts;
 use crate::transfer::sweep::Sweeper;
 
@@ -35,6 +36,8 @@ pub struct Services {
     pub passive_address: PassiveAddress,
     /// Sessions counted in all, by address and by user.
     pub slots: SessionSlots,
+    /// What is written to under its own name.
+    pub in_place: InPlace,
     /// Which directories were swept of files that a killed gateway left.
     pub sweeper: Sweeper,
     /// Bounds.

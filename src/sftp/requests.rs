@@ -171,9 +171,10 @@ impl Requests {
         }
     }
 
-    /// Gives the session up: whoever waits for a reply is told that it is lost.
+    /// Tells whoever waits for a reply that it is lost. What the server owes is still waited for by
+    /// [`Requests::settled`].
     pub(super) fn leave(&self) {
-        self.shared.lose("it was left with answers owing");
+        self.shared.leave();
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -362,6 +363,8 @@ impl Shared {
             let mut state = self.lock();
             match state.pending.get_mut(&id) {
                 None => return false,
+                // It was left.
+                Some(Waiter::Abandoned) => return true,
                 Some(waiter) => *waiter = Waiter::Abandoned,
             }
             state.abandoned += 1;
@@ -371,6 +374,19 @@ impl Shared {
             self.lose("the server leaves requests unanswered");
         }
         true
+    }
+
+    fn leave(&self) {
+        let mut waiters = Vec::new();
+        let mut state = self.lock();
+        for waiter in state.pending.values_mut() {
+            if !matches!(waiter, Waiter::Abandoned) {
+                waiters.push(std::mem::replace(waiter, Waiter::Abandoned));
+            }
+        }
+        state.abandoned = state.pending.len();
+        drop(state);
+        tell(waiters, &SftpError::Lost("it was left with answers owing".to_owned()));
     }
 
     fn close_after(&self, queued: u64, handle: Bytes) {
@@ -401,24 +417,27 @@ impl Shared {
             state.abandoned = 0;
             std::mem::take(&mut state.pending)
         };
-        let error = self.loss();
-        for waiter in waiters.into_values() {
-            match waiter {
-                Waiter::One(reply) => {
-                    let _ = reply.send(Err(error.clone()));
-                }
-                Waiter::Stream { key, replies } => {
-                    let _ = replies.try_send(Answer { key, reply: Err(error.clone()) });
-                }
-                Waiter::Abandoned => {}
-            }
-        }
+        tell(waiters.into_values(), &self.loss());
         self.gone.cancel();
         self.unwanted.notify_waiters();
     }
 
     fn loss(&self) -> SftpError {
         SftpError::Lost(self.lock().lost.clone().unwrap_or_default())
+    }
+}
+
+fn tell(waiters: impl IntoIterator<Item = Waiter>, error: &SftpError) {
+    for waiter in waiters {
+        match waiter {
+            Waiter::One(reply) => {
+                let _ = reply.send(Err(error.clone()));
+            }
+            Waiter::Stream { key, replies } => {
+                let _ = replies.try_send(Answer { key, reply: Err(error.clone()) });
+            }
+            Waiter::Abandoned => {}
+        }
     }
 }
 

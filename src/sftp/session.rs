@@ -121,7 +121,8 @@ impl Session {
         self.requests().owes_answers()
     }
 
-    /// Gives it up: whoever still waits for a reply is told that the session is lost, and can go on over another.
+    /// Gives up what is under way: whoever still waits for a reply is told that the session is lost, and can go on over
+    /// another.
     pub fn leave(&self) {
         self.requests().leave();
     }

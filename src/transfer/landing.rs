@@ -10,6 +10,7 @@ use crate::sftp::{
 };
 
 use super::commit;
+use super::in_place::{InPlace, Writer};
 use super::left_behind::{Held, LeftBehind, LeftBehinds};
 use super::outcome::{TransferError, Unsettled};
 use super::temporary::{part_of, temporary_beside};
@@ -35,6 +36,8 @@ pub struct Manner {
     pub quirks: Quirks,
     /// Where what cannot be put right at once is remembered.
     pub left_behinds: LeftBehinds,
+    /// What is written to under its own name.
+    pub in_place: InPlace,
 }
 
 /// Where an upload goes and how it gets there.
@@ -63,11 +66,13 @@ enum Way {
     Direct {
         /// The name did not exist before.
         created: bool,
+        writer: Writer,
     },
     /// Continues a file in place (APPE, REST and STOR).
     Continue {
         /// Its length before; a failed upload gives it back.
         length: u64,
+        writer: Writer,
     },
 }
 
@@ -198,13 +203,13 @@ impl Landing {
     }
 
     /// To `target` itself, which is open and not truncated yet.
-    pub fn direct(target: BackendPath, created: bool, manner: Manner) -> Self {
-        Self { way: Way::Direct { created }, target, manner }
+    pub fn direct(target: BackendPath, created: bool, writer: Writer, manner: Manner) -> Self {
+        Self { way: Way::Direct { created, writer }, target, manner }
     }
 
     /// To the end, or over the middle, of `target`, which is `length` bytes long now.
-    pub fn continuing(target: BackendPath, length: u64, manner: Manner) -> Self {
-        Self { way: Way::Continue { length }, target, manner }
+    pub fn continuing(target: BackendPath, length: u64, writer: Writer, manner: Manner) -> Self {
+        Self { way: Way::Continue { length, writer }, target, manner }
     }
 
     /// The name whose file system and attributes matter now.
@@ -219,12 +224,12 @@ impl Landing {
     /// asked to be so ahead of the first WRITE; [`Begun::truncated`] is the answer to that.
     pub(super) async fn begin(&mut self, sftp: &Session, file: File) -> Result<Begun, SftpError> {
         let size = match &mut self.way {
-            Way::Direct { created: false } => Some(0),
+            Way::Direct { created: false, .. } => Some(0),
             Way::Atomic { held, resumed, .. } => resumed.take().map(|resumed| {
                 held.shortens(resumed.base);
                 resumed.base
             }),
-            Way::Direct { created: true } | Way::Continue { .. } => None,
+            Way::Direct { created: true, .. } | Way::Continue { .. } => None,
         };
         let Some(size) = size else { return Ok(Begun { file, truncated: None }) };
         if size == 0 && self.manner.quirks.no_setstat {
@@ -346,7 +351,7 @@ impl Landing {
     /// A file that is continued may have been longer than where this upload ends.
     fn length_fits(&self, found: u64, expected: u64) -> bool {
         match &self.way {
-            Way::Continue { length } => found == expected.max(*length),
+            Way::Continue { length, .. } => found == expected.max(*length),
             Way::Atomic { .. } | Way::Direct { .. } => found == expected,
         }
     }
@@ -378,13 +383,13 @@ impl Landing {
                 }
                 Unsettled::Renamed { temporary, held, target: self.target, length }
             }
-            Way::Direct { created } => {
+            Way::Direct { created, .. } => {
                 let target = self.target;
                 let undo = created && !self.manner.keep;
                 let undo = undo.then(|| LeftBehind::Created { target: target.clone(), end: length });
                 Unsettled::Written { target, length, undo }
             }
-            Way::Continue { length: before } => {
+            Way::Continue { length: before, .. } => {
                 let (target, length) = (self.target, length.max(before));
                 let undo = Some(LeftBehind::Grown { target: target.clone(), length: before, end: length });
                 Unsettled::Written { target, length, undo }
@@ -423,16 +428,15 @@ impl Landing {
                 let _ = timeout(DISCARD_PATIENCE, held.put_right(sftp)).await;
                 None
             }
-            Way::Direct { created: false } => None,
-            Way::Direct { .. } | Way::Continue { .. } if patience == Patience::None || manner.keep && created(&way) => {
-                None
+            Way::Direct { created, writer } => {
+                let undo = created && !manner.keep && patience != Patience::None;
+                let undo = undo.then_some(LeftBehind::Created { target, end });
+                writer.give_up(sftp, undo, patience.time()).await
             }
-            Way::Direct { created: true } => undo(sftp, LeftBehind::Created { target, end }, patience).await,
-            Way::Continue { length } => {
-                if manner.quirks.no_setstat {
-                    return None;
-                }
-                undo(sftp, LeftBehind::Grown { target, length, end }, patience).await
+            Way::Continue { length, writer } => {
+                let undo = patience != Patience::None && !manner.quirks.no_setstat;
+                let undo = undo.then_some(LeftBehind::Grown { target, length, end });
+                writer.give_up(sftp, undo, patience.time()).await
             }
         }
     }
@@ -444,12 +448,8 @@ pub(super) struct Begun {
     pub(super) truncated: Option<Acknowledgement>,
 }
 
-fn created(way: &Way) -> bool {
-    matches!(way, Way::Direct { created: true })
-}
-
-/// How long a file that was written in place may take to become what it was. It is never done later than that, or behind
-/// the client's back: then it may be another's work.
+/// How long a client waits until a file that was written in place is what it was. It is done later only where the file was
+/// left alone until then: it may be another's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
     /// It may be another's work already.
@@ -460,12 +460,13 @@ pub(super) enum Patience {
     Long,
 }
 
-/// Undoes it now or not at all. Where the backend was lost it is for the next connection, before the client is told.
-async fn undo(sftp: &Session, left_behind: LeftBehind, patience: Patience) -> Option<Unsettled> {
-    let time = if patience == Patience::Long { UNDO_PATIENCE } else { DISCARD_PATIENCE };
-    // Given up, its next request is never sent: whatever the client does then is not undone with it.
-    let undone = timeout(time, left_behind.put_right(sftp)).await;
-    matches!(undone, Ok(Err(SftpError::Lost(_)))).then_some(Unsettled::InPlace(left_behind))
+impl Patience {
+    fn time(self) -> Duration {
+        match self {
+            Self::None | Self::Short => DISCARD_PATIENCE,
+            Self::Long => UNDO_PATIENCE,
+        }
+    }
 }
 
 /// Makes `target` itself, where nothing of that name is.

@@ -4,6 +4,7 @@ pub mod commit;
 pub mod data_connection;
 pub mod download;
 pub mod endpoint;
+pub mod in_place;
 pub mod landing;
 pub mod left_behind;
 pub mod listing;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::support::campaign::{is_full, random, rounds};
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::real_clients::{Tls, curl_with, desk, lftp_with};
 use crate::support::sshd::Sshd;
-use crate::support::transfer::{begin, content, end, eventually, fill, names, reset};
+use crate::support::transfer::{ABOR_LIMIT, begin, content, end, eventually, fill, names, reset};
 
 /// What one TLS record holds at most (RFC 8446 §5.1).
 const RECORD: usize = 16 * 1024;
@@ -128,6 +128,47 @@ async fn a_backend_that_stands_still_for_a_moment_costs_nothing() {
     data.read_to_end(&mut received).await.unwrap();
     client.expect(226).await;
     assert!(received == bytes);
+}
+
+#[tokio::test]
+async fn what_a_hanging_server_may_still_store_never_meets_the_next_upload_to_the_file() {
+    let sshd = Sshd::start().await;
+    let in_place = "policy: {upload: direct}\n";
+    for (policy, command, kept) in [("", "APPE file", true), (in_place, "STOR file", false)] {
+        let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()).with(policy));
+        let (old, lost, bytes) = (content(10_000, 1), content(8 * 1024 * 1024, 2), content(1_000_000, 3));
+        sshd.place_file("file", &old);
+        let mut hanging = log_in(&gateway).await;
+        let mut data = begin(&mut hanging, command).await;
+        data.write_all(&lost[..100_000]).await.unwrap();
+        sshd.freeze(&sshd.sftp_servers());
+        fill(&mut data, &lost[100_000..]).await;
+        hanging.send("ABOR").await;
+        hanging.expect_within(426, ABOR_LIMIT).await;
+        hanging.expect(226).await;
+
+        // Over other channels everything works, but that file is left alone.
+        let mut client = log_in(&gateway).await;
+        for client in [&mut hanging, &mut client] {
+            let refused = client.store(command, &bytes).await;
+            assert_eq!(refused.code, 450, "{command}: {}", refused.text());
+            assert_eq!(client.store("STOR other", &bytes).await.code, 226);
+        }
+        sshd.thaw_sessions();
+        if kept {
+            eventually("it is as long as before", || fs::metadata(sshd.files().join("file")).unwrap().len() == 10_000)
+                .await;
+        }
+        let mut last = 450;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while last == 450 {
+            assert!(Instant::now() < deadline, "{command} stays refused");
+            last = client.store(command, &bytes).await.code;
+        }
+        assert_eq!(last, 226, "{command}");
+        let whole = if kept { [&old[..], &bytes].concat() } else { bytes };
+        assert!(fs::read(sshd.files().join("file")).unwrap() == whole, "{command}");
+    }
 }
 
 /// When the backend stops.
