@@ -316,6 +316,7 @@ fn services(config: &Config) -> Result<Services, StartError> {
         require_control_tls: config.tls.require_control,
         passive: PassivePorts::new(config.passive.ports.clone(), config.passive.shared, metrics::stranger),
         passive_address: config.passive.address.clone(),
+        active: config.active,
         slots: SessionSlots::new(&config.limits),
         in_place: InPlace::default(),
         sweeper: Sweeper::default(),

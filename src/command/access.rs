@@ -1,4 +1,4 @@
-//! USER, PASS, ACCT and QUIT (RFC 959 §4.1.1).
+//! USER, PASS, ACCT and QUIT (RFC 959 §4.1.1), HOST (RFC 7151).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::secret::Secret;
 use crate::config::{Login, User};
+use crate::ftp::argument::{self, Host};
 use crate::ftp::path::VirtualPath;
 use crate::identity::root::Root;
 use crate::session::backend::{BackendError, BackendLink};
@@ -122,6 +123,26 @@ fn credentials(services: &Services, user: &User, name: &str, password: Secret) -
         Login::Passthrough => Some(Credentials { user: name.to_owned(), method: Method::Password(password) }),
         Login::Password { .. } | Login::PrivateKey { .. } => mapped_credentials(user, &services.private_keys),
     }
+}
+
+pub(super) async fn host(
+    session: &mut Session,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    if !matches!(session.stage, Stage::New) {
+        return Err(CommandError::Refused(503, "HOST comes before USER"));
+    }
+    // There is one host here, whatever it is called. What is refused is what contradicts itself: RFC 7151 §3.2 wants the
+    // name that TLS was asked for (RFC 6066), and an address is the one that was dialled.
+    let is_this = match argument::host(argument.required()?)? {
+        Host::Name(name) => {
+            let asked = session.secured.as_ref().and_then(|secured| secured.server_name.as_deref());
+            asked.is_none_or(|asked| asked.trim_end_matches('.').eq_ignore_ascii_case(&name))
+        }
+        Host::Address(address) => address == session.front.local.ip(),
+    };
+    if is_this { Ok(Step::reply(220, "Host accepted")) } else { Err(CommandError::Refused(504, "Unknown host")) }
 }
 
 pub(super) async fn acct(

@@ -23,8 +23,7 @@ pub fn admit(row: &CommandSpec, session: &mut Session, services: &Services) -> R
         void_pending(row.pending, state);
     }
     if let Handler::NotOffered(code) = row.handler {
-        let text = if code == 534 { "Refused by policy" } else { "Command not implemented" };
-        return Err(Reply::new(code, text));
+        return Err(Reply::new(code, "Command not implemented"));
     }
     match &mut session.stage {
         Stage::LoggedIn(state) => {

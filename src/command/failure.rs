@@ -10,6 +10,7 @@ use crate::ftp::reply::Reply;
 use crate::session::backend::BackendError;
 use crate::sftp::{SftpError, StatusCode};
 use crate::ssh::ConnectError;
+use crate::transfer::commit::Shortage;
 use crate::transfer::data_connection::DataError;
 use crate::transfer::outcome::{StopReason, TransferError, TransferKind};
 use crate::transfer::passive::PortsExhausted;
@@ -42,9 +43,9 @@ pub enum CommandError {
     /// The path leads out of the user's root.
     #[error("the path leads out of the user's root")]
     Outside(Purpose),
-    /// No room or no inodes are left for a new file.
-    #[error("the storage of the backend is full")]
-    StorageFull(#[source] SftpError),
+    /// No room is left for a new file.
+    #[error("backend: {0} ({1})")]
+    StorageFull(Shortage, #[source] SftpError),
     /// No new name may be made where the upload goes: its temporary name is one.
     #[error("the backend refuses the temporary name of the upload; `policy.upload: direct` does without ({0})")]
     NewNameRefused(#[source] SftpError),
@@ -131,7 +132,7 @@ pub fn reply_for(error: &CommandError) -> Answer {
             Answer::stay(temporarily(*purpose), "The backend cannot be reached, try again later")
         }
         CommandError::Outside(purpose) => Answer::stay(not_allowed(*purpose), "Leads out of your directory tree"),
-        CommandError::StorageFull(_) => Answer::stay(452, "Insufficient storage space"),
+        CommandError::StorageFull(shortage, _) => Answer::stay(452, full(*shortage)),
         CommandError::NewNameRefused(_) => {
             Answer::stay(553, "The file server lets no new file be made here, not even for the time of the upload")
         }
@@ -162,7 +163,7 @@ pub fn transfer_reply(kind: TransferKind, error: &TransferError) -> Reply {
         TransferError::Backend(SftpError::Status { .. } | SftpError::Protocol(_) | SftpError::Unsupported(_)) => {
             Reply::new(451, "The file server failed")
         }
-        TransferError::StorageFull(_) => Reply::new(552, "The storage is full"),
+        TransferError::StorageFull(shortage, _) => Reply::new(552, full(*shortage)),
         TransferError::SizeDiffers { .. } => Reply::new(451, "The file was not stored whole"),
         TransferError::EndedEarly { .. } => Reply::new(451, "The file server ended the file too early"),
         TransferError::Stopped(StopReason::Aborted | StopReason::ControlLost | StopReason::ControlTimedOut) => {
@@ -175,10 +176,11 @@ pub fn transfer_reply(kind: TransferKind, error: &TransferError) -> Reply {
 fn data_reply(kind: TransferKind, error: &DataError) -> Reply {
     match error {
         DataError::NotOpened => Reply::new(425, "No data connection was opened"),
+        DataError::NotReached(_) => Reply::new(425, "Your data port could not be reached"),
         DataError::PortClosed => Reply::new(425, "The data port was closed"),
         DataError::HandshakeTimedOut => Reply::new(425, "The TLS handshake of the data connection took too long"),
         DataError::Handshake(_) => Reply::new(522, "The TLS handshake of the data connection failed"),
-        DataError::NotResumed => {
+        DataError::NotResumed(_) => {
             Reply::new(522, "The data connection must resume the TLS session of the control connection")
         }
         DataError::WrongProtection => Reply::new(522, "The data connection was opened under another PROT level"),
@@ -206,11 +208,8 @@ fn sftp_reply(purpose: Purpose, error: &SftpError) -> Answer {
             StatusCode::BAD_MESSAGE => Answer::stay(not_allowed(purpose), "The file server does not take this name"),
             StatusCode::FILE_ALREADY_EXISTS => Answer::stay(not_allowed(purpose), "It exists already"),
             StatusCode::OP_UNSUPPORTED => Answer::stay(502, "The file server cannot do this"),
-            StatusCode::NO_SPACE_ON_FILESYSTEM | StatusCode::QUOTA_EXCEEDED => match purpose {
-                Purpose::Store => Answer::stay(452, "Insufficient storage space"),
-                Purpose::Existing | Purpose::Directory => Answer::stay(550, "Insufficient storage space"),
-                Purpose::RenameTo => Answer::stay(553, "Insufficient storage space"),
-            },
+            StatusCode::NO_SPACE_ON_FILESYSTEM => Answer::stay(no_room(purpose), full(Shortage::Space)),
+            StatusCode::QUOTA_EXCEEDED => Answer::stay(no_room(purpose), full(Shortage::Quota)),
             // FAILURE, whose cause OpenSSH does not tell, and all codes we do not know.
             _ => Answer::stay(failed(purpose), "The file server refused"),
         },
@@ -223,11 +222,26 @@ fn sftp_reply(purpose: Purpose, error: &SftpError) -> Answer {
     }
 }
 
+fn full(shortage: Shortage) -> &'static str {
+    match shortage {
+        Shortage::Space | Shortage::Inodes => "Insufficient storage space",
+        Shortage::Quota => "Your quota is used up",
+    }
+}
+
 /// This name not.
 fn not_allowed(purpose: Purpose) -> u16 {
     match purpose {
         Purpose::Existing | Purpose::Directory => 550,
         Purpose::Store | Purpose::RenameTo => 553,
+    }
+}
+
+fn no_room(purpose: Purpose) -> u16 {
+    match purpose {
+        Purpose::Store => 452,
+        Purpose::Existing | Purpose::Directory => 550,
+        Purpose::RenameTo => 553,
     }
 }
 
@@ -345,7 +359,7 @@ mod tests {
         assert_eq!(code(DataError::NotOpened.into()), 425);
         assert_eq!(code(status(StatusCode::FAILURE).into()), 451);
         assert_eq!(code(SftpError::Lost(String::new()).into()), 451);
-        assert_eq!(code(TransferError::StorageFull(status(StatusCode::FAILURE))), 552);
+        assert_eq!(code(TransferError::StorageFull(Shortage::Space, status(StatusCode::FAILURE))), 552);
         assert_eq!(code(TransferError::SizeDiffers { expected: 2, found: 1 }), 451);
         assert_eq!(code(StopReason::Aborted.into()), 426);
     }

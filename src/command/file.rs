@@ -1,12 +1,11 @@
-//! SIZE, MDTM (RFC 3659 §3, §4), MFMT (draft-somers-ftp-mfxx), DELE, MKD, RMD, RNFR and RNTO (RFC 959 §4.1.3).
+//! SIZE (RFC 3659 §4), DELE, MKD, RMD, RNFR and RNTO (RFC 959 §4.1.3), and where names are on the backend.
 
 use std::sync::Arc;
 
 use crate::config::{AsciiMode, UploadMode};
-use crate::ftp::argument::{self, TransferType};
+use crate::ftp::argument::TransferType;
 use crate::ftp::path::{VirtualPath, quoted};
 use crate::ftp::reply::Reply;
-use crate::ftp::time;
 use crate::identity::root::{Follow, RootError};
 use crate::session::backend::BackendError;
 use crate::session::logged_in::LoggedIn;
@@ -177,49 +176,6 @@ pub(super) async fn size(
     }
 }
 
-pub(super) async fn mdtm(
-    session: &mut LoggedIn,
-    _services: &Services,
-    argument: Argument<'_>,
-) -> Result<Step, CommandError> {
-    let (_, located) = place(session, argument.required()?, Purpose::Existing)?;
-    let attributes = look_up(session, &located, Purpose::Existing).await?;
-    match attributes.times {
-        Some((_, modified)) => Ok(Step::reply(213, time::compact(i64::from(modified)))),
-        None => Err(CommandError::WrongKind(Purpose::Existing, "The file server does not tell times")),
-    }
-}
-
-pub(super) async fn mfmt(
-    session: &mut LoggedIn,
-    _services: &Services,
-    argument: Argument<'_>,
-) -> Result<Step, CommandError> {
-    let (wanted, name) = argument::mfmt(argument.required()?)?;
-    let (_, located) = locate(session, name, Follow::Last, Purpose::Existing).await?;
-    // SFTP v3 counts seconds since 1970 in 32 bits without a sign (draft-ietf-secsh-filexfer-02 §5).
-    let Ok(wanted) = u32::try_from(wanted) else {
-        return Err(CommandError::WrongKind(Purpose::Existing, "That time cannot be stored"));
-    };
-    let before = stat(session, &located).await.purpose(Purpose::Existing)?;
-    // One flag sets both times, so the access time is given back as it was.
-    let accessed = before.times.map_or(wanted, |(accessed, _)| accessed);
-    let times = Attributes { times: Some((accessed, wanted)), ..Attributes::default() };
-    session
-        .backend
-        .repeatable(|sftp| {
-            let (located, times) = (&located, &times);
-            async move { sftp.set_attributes(located, times).await }
-        })
-        .await
-        .purpose(Purpose::Existing)?;
-    let after = stat(session, &located).await.purpose(Purpose::Existing)?;
-    let stored = after.times.map_or(wanted, |(_, modified)| modified);
-    let mut text = format!("Modify={}; ", time::compact(i64::from(stored))).into_bytes();
-    text.extend_from_slice(name);
-    Ok(Step::reply(213, text))
-}
-
 pub(super) async fn dele(
     session: &mut LoggedIn,
     _services: &Services,
@@ -241,7 +197,7 @@ pub(super) async fn mkd(
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     let (path, located) = locate(session, argument.required()?, Follow::Parent, Purpose::Directory).await?;
-    let mode = DIRECTORY_MODE & !session.policy().umask;
+    let mode = DIRECTORY_MODE & !session.umask();
     let sftp = session.backend.sftp().await.purpose(Purpose::Directory)?;
     match sftp.make_directory(&located, mode).await {
         Ok(()) => {}

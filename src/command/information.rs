@@ -1,11 +1,14 @@
-//! FEAT (RFC 2389), SYST, STAT, HELP, NOOP (RFC 959 §4.1.3) and CLNT.
+//! FEAT (RFC 2389), SYST, STAT, HELP, NOOP (RFC 959 §4.1.3), LANG (RFC 2640 §4), CLNT, CSID and AVBL.
 
-use crate::ftp::argument::TransferType;
+use crate::ftp::argument::{ArgumentError, TransferType};
 use crate::ftp::reply::Reply;
+use crate::identity::root::Follow;
+use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
 use crate::session::{Session, Stage};
 
-use super::failure::CommandError;
+use super::failure::{CommandError, For, Purpose};
+use super::file::locate;
 use super::spec::{self, Feature};
 use super::{Argument, Step, listing};
 
@@ -14,7 +17,7 @@ const HELP_COLUMNS: usize = 8;
 
 pub(super) async fn feat(
     session: &mut Session,
-    _services: &Services,
+    services: &Services,
     _argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     let facts = session.parameters().facts.feature();
@@ -23,6 +26,7 @@ pub(super) async fn feat(
         .filter_map(|row| match row.feature {
             Feature::Silent => None,
             Feature::Line(line) => Some(format!(" {line}").into_bytes()),
+            Feature::WhereActive(line) => services.active.map(|_| format!(" {line}").into_bytes()),
             Feature::Facts => Some(format!(" MLST {facts}").into_bytes()),
         })
         .collect();
@@ -52,6 +56,54 @@ pub(super) async fn clnt(
     _argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     Ok(Step::reply(200, "Noted"))
+}
+
+/// Who the client says it is, who we are: no version, which would only help to choose an attack.
+pub(super) async fn csid(
+    _session: &mut Session,
+    _services: &Services,
+    _argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    Ok(Step::reply(200, "Name=ftps2sftp;"))
+}
+
+pub(super) async fn lang(
+    _session: &mut Session,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    let Some(tag) = argument.optional() else { return Ok(Step::reply(200, "Replies are in English")) };
+    // RFC 5646 §2.1: subtags of one to eight letters and digits.
+    let is_subtag = |subtag: &[u8]| (1..=8).contains(&subtag.len()) && subtag.iter().all(u8::is_ascii_alphanumeric);
+    let mut subtags = tag.split(|byte| *byte == b'-');
+    if !tag.split(|byte| *byte == b'-').all(is_subtag) {
+        return Err(ArgumentError::Syntax.into());
+    }
+    if subtags.next().is_some_and(|language| language.eq_ignore_ascii_case(b"en")) {
+        Ok(Step::reply(200, "Replies are in English"))
+    } else {
+        Err(CommandError::Refused(504, "Only English is spoken here"))
+    }
+}
+
+pub(super) async fn avbl(
+    session: &mut LoggedIn,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    if !session.policy().available_space {
+        return Err(CommandError::Refused(502, "Free space is not told here"));
+    }
+    let (_, located) = locate(session, argument.optional().unwrap_or(b"."), Follow::Last, Purpose::Existing).await?;
+    let system = session
+        .backend
+        .repeatable(|sftp| {
+            let located = &located;
+            async move { sftp.statvfs(located).await }
+        })
+        .await
+        .purpose(Purpose::Existing)?;
+    Ok(Step::reply(213, system.available_bytes().to_string()))
 }
 
 pub(super) async fn help(
@@ -92,7 +144,7 @@ pub fn status(session: &mut Session, transferred: Option<u64>) -> Reply {
         Stage::LoggedIn(state) => lines.push(format!(" Logged in as {}", state.name)),
         Stage::New | Stage::Named(_) => lines.push(" Not logged in".to_owned()),
     }
-    match session.secured {
+    match &session.secured {
         Some(secured) => lines.push(format!(" Control connection: {}, {}", secured.version, secured.suite)),
         None => lines.push(" Control connection: in clear".to_owned()),
     }

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod admit;
+pub mod attributes;
 pub mod failure;
 pub mod file;
 mod flight;

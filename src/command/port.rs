@@ -1,6 +1,6 @@
-//! PASV (RFC 959 §4.1.2) and EPSV (RFC 2428 §3).
+//! PASV and PORT (RFC 959 §4.1.2), EPSV and EPRT (RFC 2428).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::lookup_host;
@@ -10,7 +10,7 @@ use crate::config::PassiveAddress;
 use crate::ftp::argument::{self, ArgumentError, Epsv};
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
-use crate::transfer::endpoint::{DataEndpoint, DataMode, EndpointRules};
+use crate::transfer::endpoint::{DataEndpoint, DataMode, Dial, EndpointRules};
 use crate::transfer::passive::Awaited;
 
 use super::failure::CommandError;
@@ -18,6 +18,9 @@ use super::{Argument, Step};
 
 /// How long the name of the passive address may take to resolve.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Below it ports belong to services (RFC 6335 §6).
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
 pub(super) async fn pasv(
     session: &mut LoggedIn,
@@ -88,6 +91,70 @@ async fn announced(session: &LoggedIn, services: &Services) -> Result<Ipv4Addr, 
     }
 }
 
+pub(super) async fn port(
+    session: &mut LoggedIn,
+    services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    allow_active(session, services)?;
+    let to = argument::port(argument.required()?)?;
+    if session.front.local.ip().is_ipv6() {
+        return Err(CommandError::Refused(522, "PORT is for IPv4 only, use EPRT (2)"));
+    }
+    call_back(session, services, to, DataMode::Port).await
+}
+
+pub(super) async fn eprt(
+    session: &mut LoggedIn,
+    services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    allow_active(session, services)?;
+    let to = match argument::eprt(argument.required()?) {
+        Ok(to) => to,
+        Err(ArgumentError::Unsupported) => {
+            return Err(CommandError::Refused(522, "Network protocol not supported, use (1,2)"));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    call_back(session, services, to, DataMode::Eprt).await
+}
+
+fn allow_active(session: &LoggedIn, services: &Services) -> Result<(), CommandError> {
+    if services.active.is_none() {
+        return Err(CommandError::Refused(502, "Active mode is turned off here, use EPSV or PASV"));
+    }
+    if session.parameters.only_extended_passive {
+        return Err(CommandError::Refused(501, "EPSV ALL was given, use EPSV"));
+    }
+    Ok(())
+}
+
+/// The next transfer connects to the client.
+///
+/// SECURITY: to the client itself and to nobody else, and not to where services listen (RFC 2577 §3): a gateway must not
+/// be used to reach others.
+async fn call_back(
+    session: &mut LoggedIn,
+    services: &Services,
+    to: SocketAddr,
+    mode: DataMode,
+) -> Result<Step, CommandError> {
+    if to.ip() != session.front.peer.ip() {
+        return Err(CommandError::Refused(501, "That is not your address"));
+    }
+    if to.port() < FIRST_UNPRIVILEGED_PORT {
+        return Err(CommandError::Refused(504, "Data ports below 1024 are not used"));
+    }
+    if let Some(former) = session.endpoint.take() {
+        former.close().await;
+    }
+    let source_port = services.active.and_then(|active| active.source_port).unwrap_or(0);
+    let from = SocketAddr::new(session.front.local.ip(), source_port);
+    session.endpoint = Some(DataEndpoint::active(Dial { to, from }, rules(session, services, mode)));
+    Ok(Step::reply(200, "Data port noted"))
+}
+
 async fn open(session: &mut LoggedIn, services: &Services, mode: DataMode) -> Result<u16, CommandError> {
     // RFC 959 §4.1.2: a new port replaces the one before, which is given back first.
     if let Some(former) = session.endpoint.take() {
@@ -96,7 +163,13 @@ async fn open(session: &mut LoggedIn, services: &Services, mode: DataMode) -> Re
     let awaited =
         if session.policy().data_peer_check { Awaited::From(session.front.peer.ip()) } else { Awaited::FromAnybody };
     let reservation = services.passive.reserve(session.front.local.ip(), awaited)?;
-    let rules = EndpointRules {
+    let port = reservation.port();
+    session.endpoint = Some(DataEndpoint::passive(reservation, rules(session, services, mode)));
+    Ok(port)
+}
+
+fn rules(session: &LoggedIn, services: &Services, mode: DataMode) -> EndpointRules {
+    EndpointRules {
         tls: session.front.tls.clone(),
         protection: session.front.protection.clone(),
         mode,
@@ -104,9 +177,5 @@ async fn open(session: &mut LoggedIn, services: &Services, mode: DataMode) -> Re
         connect_timeout: services.timeouts.data_connect,
         handshake_timeout: services.timeouts.tls_handshake,
         idle_timeout: services.timeouts.data_idle,
-    };
-    let endpoint = DataEndpoint::passive(reservation, rules);
-    let port = endpoint.port();
-    session.endpoint = Some(endpoint);
-    Ok(port)
+    }
 }

@@ -1,4 +1,4 @@
-//! AUTH, PBSZ and PROT (RFC 2228, RFC 4217).
+//! AUTH, PBSZ, PROT and CCC (RFC 2228, RFC 4217).
 
 use crate::ftp::argument::{Protection, decimal_u32, protection};
 use crate::ftp::reply::Reply;
@@ -24,6 +24,18 @@ pub(super) async fn auth(
         b"TLS" | b"TLS-C" | b"SSL" => Ok(Step::UpgradeToTls(Reply::new(234, "Begin TLS"))),
         _ => Err(CommandError::Refused(504, "Only AUTH TLS is known here")),
     }
+}
+
+pub(super) async fn ccc(
+    session: &mut Session,
+    _services: &Services,
+    _argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    // RFC 2228 §3: 533 where there is nothing to clear, 534 where it is refused by policy.
+    Err(match session.secured {
+        None => CommandError::Refused(533, "The control connection is in clear"),
+        Some(_) => CommandError::Refused(534, "The control connection stays protected here"),
+    })
 }
 
 pub(super) async fn pbsz(

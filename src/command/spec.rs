@@ -66,6 +66,8 @@ pub enum Feature {
     Silent,
     /// This line.
     Line(&'static str),
+    /// This line, where `active.enabled`.
+    WhereActive(&'static str),
     /// `MLST` with the facts of the session (RFC 3659 §7.8).
     Facts,
 }

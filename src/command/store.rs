@@ -1,21 +1,22 @@
-//! STOR and APPE (RFC 959 §4.1.3), with REST before them (RFC 3659 §5): what stands under the name, and how the file is
+//! STOR, APPE and STOU (RFC 959 §4.1.3), with REST before them (RFC 3659 §5): what stands under the name, and how the file is
 //! opened. Everything the backend can refuse is asked before 150; from there on `transfer` carries it out.
 
+use crate::ftp::reply::Reply;
 use crate::identity::root::Follow;
 use crate::session::backend::BackendError;
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
 use crate::sftp::{self, Attributes, BackendPath, File, FileKind, SftpError, StatusCode};
-use crate::transfer::commit;
 use crate::transfer::endpoint::Direction;
 use crate::transfer::in_place::{Unanswered, Writer};
 use crate::transfer::landing::{Landing, Manner, Resumed, Temporary, create_in_place, open_to_continue};
 use crate::transfer::outcome::{Transfer, TransferKind};
 use crate::transfer::upload::Upload;
+use crate::transfer::{commit, temporary};
 
 use super::failure::{CommandError, For, Purpose, is_missing, permit};
 use super::file::{
-    confine, is_part, keeps_broken, kept_part, may_be_plain, place, refuse_outside, stat, writes_beside,
+    confine, is_part, keeps_broken, kept_part, lstat, may_be_plain, place, refuse_outside, stat, writes_beside,
 };
 use super::transfer::{converts, opening, take_endpoint};
 use super::{Argument, Step, flight};
@@ -23,12 +24,18 @@ use super::{Argument, Step, flight};
 /// Mode of a new file before the umask.
 const FILE_MODE: u32 = 0o666;
 
+/// What STOU calls a file where the client gives no name to begin with.
+const UNIQUE_NAME: &[u8] = b"upload";
+
+/// Names that STOU tries; with 64 random bits the first is free.
+const UNIQUE_TRIES: usize = 4;
+
 pub(super) async fn stor(
     session: &mut LoggedIn,
     services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
-    let start = match session.pending.take_restart() {
+    let start = match restart(session)? {
         0 => Start::Fresh,
         offset => Start::At(offset),
     };
@@ -41,11 +48,46 @@ pub(super) async fn appe(
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     // RFC 3659 §5.3: APPE after REST is as STOR after REST.
-    let start = match session.pending.take_restart() {
+    let start = match restart(session)? {
         0 => Start::End,
         offset => Start::At(offset),
     };
     store(session, services, argument, start).await
+}
+
+/// REST; a range is for RETR alone (draft-bryan-ftp-range §3).
+fn restart(session: &mut LoggedIn) -> Result<u64, CommandError> {
+    match session.pending.take_range() {
+        (offset, None) => Ok(offset),
+        (_, Some(_)) => Err(CommandError::Refused(550, "RANG is for RETR only")),
+    }
+}
+
+/// STOU (RFC 959 §4.1.3): under a name that nobody has, told before and after (RFC 1123 §4.1.2.9).
+pub(super) async fn stou(
+    session: &mut LoggedIn,
+    services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    if restart(session)? > 0 {
+        return Err(CommandError::Restart("A unique file has nothing to be continued"));
+    }
+    let wanted = argument.optional().unwrap_or(UNIQUE_NAME);
+    for _ in 0..UNIQUE_TRIES {
+        let name = temporary::unique(wanted).purpose(Purpose::Store)?;
+        let (_, located) = place(session, &name, Purpose::Store)?;
+        match lstat(session, &located).await {
+            Ok(_) => {}
+            Err(error) if is_missing(&error) => {
+                // Whoever takes the name meanwhile keeps it.
+                let manner = Manner { replace: false, keep: false, ..manner(session, services) };
+                let told = [b"FILE: ", name.as_slice()].concat();
+                return begin(session, services, &name, Start::Fresh, manner, Some(told)).await;
+            }
+            Err(error) => return Err(error).purpose(Purpose::Store),
+        }
+    }
+    Err(CommandError::Refused(553, "No unique name was found"))
 }
 
 /// Where the first byte of an upload goes.
@@ -69,11 +111,23 @@ async fn store(
     if matches!(start, Start::At(_)) && converts(session) {
         return Err(CommandError::Restart("REST and STOR do not go together in ASCII mode, use TYPE I"));
     }
+    let manner = manner(session, services);
+    begin(session, services, name, start, manner, None).await
+}
+
+/// Opens what the upload goes to. `told` is what the client is told in place of the usual words.
+async fn begin(
+    session: &mut LoggedIn,
+    services: &Services,
+    name: &[u8],
+    start: Start,
+    manner: Manner,
+    told: Option<Vec<u8>>,
+) -> Result<Step, CommandError> {
     let (path, located) = place(session, name, Purpose::Store)?;
     if path.is_root() {
         return Err(CommandError::WrongKind(Purpose::Store, "Is a directory"));
     }
-    let manner = manner(session, services);
     let opened = match open_for_writing(session, &located, start, &manner).await {
         // Nothing has begun yet: once over a new connection. What was to be opened may be there by now.
         Err(CommandError::Backend(_, BackendError::Sftp(SftpError::Lost(_)))) => {
@@ -83,7 +137,7 @@ async fn store(
     };
     let Opened { sftp, file, landing, offset } = opened?;
     session.note_upload_to(landing.path().parent());
-    let opening = opening(session, name, None);
+    let opening = told.as_ref().map_or_else(|| opening(session, name, None), |told| Reply::new(150, told));
     let endpoint = take_endpoint(session, Direction::FromClient)?;
     let streams = session.policy().upload_streams;
     let upload = Upload {
@@ -99,13 +153,14 @@ async fn store(
         strict_end: session.policy().upload_eof_strict,
     };
     let transfer = Transfer::new(TransferKind::Upload, path.as_bytes(), |stop, progress| upload.run(stop, progress));
+    let transfer = transfer.telling(told);
     Ok(Step::Transfer { opening, transfer })
 }
 
 fn manner(session: &LoggedIn, services: &Services) -> Manner {
     let policy = session.policy();
     Manner {
-        mode: FILE_MODE & !policy.umask,
+        mode: FILE_MODE & !session.umask(),
         replace: session.user.permissions.overwrite,
         fsync: policy.fsync,
         keep: keeps_broken(session),
@@ -390,8 +445,8 @@ async fn behind_link(
 }
 
 async fn why_not_opened(sftp: &sftp::Session, target: &BackendPath, error: SftpError, beside: bool) -> CommandError {
-    if commit::is_storage_full(sftp, target, &error).await {
-        return CommandError::StorageFull(error);
+    if let Some(shortage) = commit::shortage(sftp, target, &error).await {
+        return CommandError::StorageFull(shortage, error);
     }
     match error {
         SftpError::Status { code: StatusCode::PERMISSION_DENIED, .. } if beside => CommandError::NewNameRefused(error),

@@ -1,7 +1,7 @@
 //! The command table: one row per command, offered or not. Everything that depends on a verb is here.
 
 use super::spec::{CommandSpec, DuringTransfer, Effect, Feature, Handler, PendingEffect, Theme};
-use super::{access, file, information, listing, navigation, parameters, port, security, store, transfer};
+use super::{access, attributes, file, information, listing, navigation, parameters, port, security, store, transfer};
 
 /// A row that waits its turn, needs TLS where TLS is required, opens no data connection and keeps REST.
 const ORDINARY: CommandSpec = CommandSpec {
@@ -49,6 +49,9 @@ pub const TABLE: &[CommandSpec] = &[
     CommandSpec { verb: "QUIT", syntax: "QUIT", reference: "RFC 959 §4.1.1", before_tls: true,
         during_transfer: DuringTransfer::Quits, replies: &[221], handler: anytime!(access::quit), ..ORDINARY },
 
+    CommandSpec { verb: "HOST", theme: Theme::Access, syntax: "HOST <name>", reference: "RFC 7151 §3", feature: Feature::Line("HOST"),
+        before_tls: true, replies: &[220, 501, 503, 504], handler: anytime!(access::host), ..ORDINARY },
+
     // Security (RFC 2228, RFC 4217)
     CommandSpec { verb: "AUTH", theme: Theme::Access, syntax: "AUTH TLS", reference: "RFC 4217 §4", feature: Feature::Line("AUTH TLS"),
         before_tls: true, pending: PendingEffect::ClearsAll, replies: &[234, 501, 503, 504],
@@ -57,6 +60,9 @@ pub const TABLE: &[CommandSpec] = &[
         before_tls: true, replies: &[200, 501, 503], handler: anytime!(security::pbsz), ..ORDINARY },
     CommandSpec { verb: "PROT", theme: Theme::Setup, syntax: "PROT P|C", reference: "RFC 4217 §9", feature: Feature::Line("PROT"),
         before_tls: true, replies: &[200, 501, 503, 504, 534, 536], handler: anytime!(security::prot), ..ORDINARY },
+
+    CommandSpec { verb: "CCC", theme: Theme::Setup, syntax: "CCC", reference: "RFC 2228 §3", before_tls: true,
+        replies: &[533, 534], handler: anytime!(security::ccc), ..ORDINARY },
 
     // Navigation
     CommandSpec { verb: "PWD", aliases: &["XPWD"], theme: Theme::Navigation, syntax: "PWD", reference: "RFC 959 §4.1.3",
@@ -83,9 +89,16 @@ pub const TABLE: &[CommandSpec] = &[
     CommandSpec { verb: "EPSV", theme: Theme::Setup, syntax: "EPSV [1|2|ALL]", reference: "RFC 2428 §3", feature: Feature::Line("EPSV"),
         replies: &[200, 229, 425, 501, 522], handler: logged_in!(port::epsv), ..ORDINARY },
 
+    CommandSpec { verb: "PORT", theme: Theme::Setup, syntax: "PORT <h1,h2,h3,h4,p1,p2>", reference: "RFC 959 §4.1.2",
+        replies: &[200, 501, 502, 504, 522], handler: logged_in!(port::port), ..ORDINARY },
+    CommandSpec { verb: "EPRT", theme: Theme::Setup, syntax: "EPRT |<family>|<address>|<port>|", reference: "RFC 2428 §2",
+        feature: Feature::WhereActive("EPRT"), replies: &[200, 501, 502, 504, 522], handler: logged_in!(port::eprt), ..ORDINARY },
+
     // Transfers
     CommandSpec { verb: "REST", theme: Theme::Setup, syntax: "REST <offset>", reference: "RFC 3659 §5", feature: Feature::Line("REST STREAM"),
         replies: &[350, 501], handler: logged_in!(transfer::rest), ..ORDINARY },
+    CommandSpec { verb: "RANG", theme: Theme::Setup, syntax: "RANG <first> <last>", reference: "draft-bryan-ftp-range",
+        feature: Feature::Line("RANG STREAM"), replies: &[350, 501], handler: logged_in!(transfer::rang), ..ORDINARY },
     CommandSpec { verb: "RETR", syntax: "RETR <pathname>", reference: "RFC 959 §4.1.3", uses_data: true,
         pending: PendingEffect::TakesRestart, effect: Effect::Reads,
         replies: &[150, 226, 425, 426, 450, 451, 501, 502, 521, 522, 550, 554],
@@ -98,6 +111,10 @@ pub const TABLE: &[CommandSpec] = &[
         pending: PendingEffect::TakesRestart, effect: Effect::Writes,
         replies: &[150, 226, 425, 426, 450, 451, 452, 501, 502, 521, 522, 550, 552, 553, 554],
         handler: logged_in!(store::appe), ..ORDINARY },
+    CommandSpec { verb: "STOU", syntax: "STOU [pathname]", reference: "RFC 959 §4.1.3", uses_data: true,
+        pending: PendingEffect::TakesRestart, effect: Effect::Writes,
+        replies: &[150, 226, 425, 426, 450, 451, 452, 501, 502, 521, 522, 550, 552, 553, 554],
+        handler: logged_in!(store::stou), ..ORDINARY },
     CommandSpec { verb: "ALLO", theme: Theme::Setup, syntax: "ALLO <bytes> [R <bytes>]", reference: "RFC 959 §4.1.3",
         replies: &[202, 501], handler: logged_in!(transfer::allo), ..ORDINARY },
     CommandSpec { verb: "ABOR", syntax: "ABOR", reference: "RFC 959 §4.1.3", during_transfer: DuringTransfer::Aborts,
@@ -123,10 +140,15 @@ pub const TABLE: &[CommandSpec] = &[
     CommandSpec { verb: "SIZE", theme: Theme::Information, syntax: "SIZE <pathname>", reference: "RFC 3659 §4", feature: Feature::Line("SIZE"),
         effect: Effect::Lists, replies: &[213, 450, 501, 502, 550], handler: logged_in!(file::size), ..ORDINARY },
     CommandSpec { verb: "MDTM", theme: Theme::Information, syntax: "MDTM <pathname>", reference: "RFC 3659 §3", feature: Feature::Line("MDTM"),
-        effect: Effect::Lists, replies: &[213, 450, 501, 502, 550], handler: logged_in!(file::mdtm), ..ORDINARY },
+        effect: Effect::Lists, replies: &[213, 450, 501, 502, 550], handler: logged_in!(attributes::mdtm), ..ORDINARY },
     CommandSpec { verb: "MFMT", theme: Theme::Change, syntax: "MFMT <YYYYMMDDHHMMSS> <pathname>", reference: "draft-somers-ftp-mfxx §3.1",
         feature: Feature::Line("MFMT"), effect: Effect::Writes, replies: &[213, 450, 501, 502, 550],
-        handler: logged_in!(file::mfmt), ..ORDINARY },
+        handler: logged_in!(attributes::mfmt), ..ORDINARY },
+    CommandSpec { verb: "MFF", theme: Theme::Change, syntax: "MFF <fact>=<value>; <pathname>", reference: "draft-somers-ftp-mfxx §3.3",
+        feature: Feature::Line("MFF Modify;UNIX.mode;"), replies: &[213, 450, 501, 502, 504, 550],
+        handler: logged_in!(attributes::mff), ..ORDINARY },
+    CommandSpec { verb: "SITE", theme: Theme::Change, syntax: "SITE CHMOD | UTIME | UMASK | IDLE | HELP", reference: "RFC 959 §4.1.3",
+        replies: &[200, 214, 450, 500, 501, 502, 530, 550], handler: anytime!(attributes::site), ..ORDINARY },
     CommandSpec { verb: "DELE", theme: Theme::Change, syntax: "DELE <pathname>", reference: "RFC 959 §4.1.3", effect: Effect::Deletes,
         replies: &[250, 450, 501, 502, 550], handler: logged_in!(file::dele), ..ORDINARY },
     CommandSpec { verb: "MKD", aliases: &["XMKD"], theme: Theme::Change, syntax: "MKD <pathname>", reference: "RFC 959 §4.1.3",
@@ -155,29 +177,24 @@ pub const TABLE: &[CommandSpec] = &[
     CommandSpec { verb: "CLNT", theme: Theme::Setup, syntax: "CLNT <name>", reference: "de facto", feature: Feature::Line("CLNT"),
         before_tls: true, replies: &[200], handler: anytime!(information::clnt), ..ORDINARY },
 
+    CommandSpec { verb: "CSID", theme: Theme::Setup, syntax: "CSID <name>", reference: "de facto", before_tls: true,
+        replies: &[200], handler: anytime!(information::csid), ..ORDINARY },
+    CommandSpec { verb: "LANG", theme: Theme::Setup, syntax: "LANG [tag]", reference: "RFC 2640 §4", feature: Feature::Line("LANG EN*"),
+        before_tls: true, replies: &[200, 501, 504], handler: anytime!(information::lang), ..ORDINARY },
+    CommandSpec { verb: "AVBL", theme: Theme::Information, syntax: "AVBL [pathname]", reference: "de facto",
+        effect: Effect::Lists, replies: &[213, 450, 501, 502, 550], handler: logged_in!(information::avbl), ..ORDINARY },
+
     // Known and not offered
-    CommandSpec { verb: "CCC", syntax: "CCC", reference: "RFC 2228 §3", replies: &[534],
-        handler: Handler::NotOffered(534), before_tls: true, ..ORDINARY },
     not_offered("ADAT", "ADAT <data>", "RFC 2228 §3"),
     not_offered("MIC", "MIC <data>", "RFC 2228 §3"),
     not_offered("CONF", "CONF <data>", "RFC 2228 §3"),
     not_offered("ENC", "ENC <data>", "RFC 2228 §3"),
-    not_offered("PORT", "PORT <h1,h2,h3,h4,p1,p2>", "RFC 959 §4.1.2"),
-    not_offered("EPRT", "EPRT |<family>|<address>|<port>|", "RFC 2428 §2"),
     not_offered("REIN", "REIN", "RFC 959 §4.1.1"),
     not_offered("SMNT", "SMNT <pathname>", "RFC 959 §4.1.1"),
-    not_offered("STOU", "STOU [pathname]", "RFC 959 §4.1.3"),
-    not_offered("SITE", "SITE <command>", "RFC 959 §4.1.3"),
-    not_offered("HOST", "HOST <name>", "RFC 7151 §3"),
-    not_offered("LANG", "LANG [tag]", "RFC 2640 §4"),
-    not_offered("CSID", "CSID <name>", "de facto"),
-    not_offered("RANG", "RANG <start> <end>", "draft-bryan-ftp-range"),
     not_offered("HASH", "HASH <pathname>", "draft-bryan-ftpext-hash"),
     not_offered("XCRC", "XCRC <pathname>", "de facto"),
     not_offered("XSHA", "XSHA <pathname>", "de facto"),
-    not_offered("AVBL", "AVBL [pathname]", "de facto"),
     not_offered("DSIZ", "DSIZ [pathname]", "de facto"),
-    not_offered("MFF", "MFF <facts> <pathname>", "draft-somers-ftp-mfxx §3.3"),
     not_offered("MFCT", "MFCT <time> <pathname>", "draft-somers-ftp-mfxx §3.2"),
     not_offered("COMB", "COMB <target> <sources>", "de facto"),
     not_offered("THMB", "THMB <format> <pathname>", "de facto"),

@@ -1,4 +1,4 @@
-//! REST (RFC 3659 §5), RETR, ALLO and ABOR (RFC 959 §4.1.3).
+//! REST (RFC 3659 §5), RANG (draft-bryan-ftp-range), RETR, ALLO and ABOR (RFC 959 §4.1.3).
 //!
 //! Everything the backend can refuse is asked before 150; from there on `transfer` carries it out.
 
@@ -25,8 +25,25 @@ pub(super) async fn rest(
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     let offset = argument::restart_offset(argument.required()?)?;
-    session.pending.set_restart(offset);
+    session.pending.set_restart(offset, None);
     Ok(Step::reply(350, format!("Restarting at {offset}")))
+}
+
+pub(super) async fn rang(
+    session: &mut LoggedIn,
+    _services: &Services,
+    argument: Argument<'_>,
+) -> Result<Step, CommandError> {
+    match argument::range(argument.required()?)? {
+        Some((first, last)) => {
+            session.pending.set_restart(first, Some((last - first).saturating_add(1)));
+            Ok(Step::reply(350, format!("Restarting at {first}, ending at {last}")))
+        }
+        None => {
+            session.pending.set_restart(0, None);
+            Ok(Step::reply(350, "The range is void"))
+        }
+    }
 }
 
 pub(super) async fn allo(
@@ -55,11 +72,14 @@ pub(super) async fn retr(
     services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
-    let offset = session.pending.take_restart();
+    let (offset, length) = session.pending.take_range();
     let name = argument.required()?;
     let (path, located) = place(session, name, Purpose::Existing)?;
     let (attributes, opened) = open_for_reading(session, &located).await?;
     let ascii = converts(session);
+    if ascii && length.is_some() {
+        return Err(CommandError::Restart("RANG counts stored octets, use TYPE I"));
+    }
     // Under TYPE A the marker counts octets as they are sent, of which there may be more than are stored.
     if !ascii && attributes.size.is_some_and(|size| offset > size) {
         return Err(CommandError::Restart("REST is beyond the end of the file"));
@@ -75,6 +95,7 @@ pub(super) async fn retr(
         offset: if ascii { 0 } else { offset },
         ascii,
         skip: if ascii { offset } else { 0 },
+        length,
         window: services.limits.transfer_window,
         idle: services.timeouts.data_idle,
     };

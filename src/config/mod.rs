@@ -34,6 +34,8 @@ pub struct Config {
     pub tls: Tls,
     /// Passive data connections.
     pub passive: Passive,
+    /// Active data connections; `None` where PORT and EPRT are refused.
+    pub active: Option<Active>,
     /// SFTP servers by name.
     pub backends: BTreeMap<String, Arc<Backend>>,
     /// Users by exact name; `"*"` is in `any_user`.
@@ -50,6 +52,13 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Log format and level.
     pub log: Log,
+}
+
+/// `active`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Active {
+    /// The port that data connections come from, 20 where a firewall wants that (RFC 959 §5.2); `None` takes any.
+    pub source_port: Option<u16>,
 }
 
 /// One listening address.
@@ -266,6 +275,8 @@ pub struct Policy {
     pub symlinks: Symlinks,
     /// Bits removed from the mode of new files and directories.
     pub umask: u32,
+    /// AVBL tells how much room there is.
+    pub available_space: bool,
 }
 
 /// `data_tls_resumption`

@@ -176,7 +176,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
 
     /// The next command line while no transfer runs, within the deadlines.
     async fn next_line(&mut self) -> Result<Waiting, Ended> {
-        let idle = Instant::now() + self.services.timeouts.idle;
+        let idle = Instant::now() + self.session.parameters().idle.unwrap_or(self.services.timeouts.idle);
         let logged_in = self.session.logged_in().is_some();
         let (deadline, late) = match logged_in {
             false if self.login_deadline < idle => (self.login_deadline, Ended::LoginTimedOut),
@@ -371,7 +371,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
     /// was opened for it on the backend has to be put back.
     async fn transfer(&mut self, opening: &Reply, transfer: Transfer) -> Transferred {
         let kind = transfer.kind;
-        let subject = transfer.subject.clone();
+        let (subject, told) = (transfer.subject.clone(), transfer.told.clone());
         let (stop, progress) = (Stop::default(), Progress::default());
         let mut meter = self.recorder.transfer_started(kind);
         let mut running = transfer.run(stop.clone(), progress.clone());
@@ -402,7 +402,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         self.recorder.transfer_ended(meter, &backend, kind, &subject, &outcome);
         let reply = match &outcome.result {
             Ok(()) if kind == TransferKind::Listing => Reply::new(226, "Listing complete"),
-            Ok(()) => Reply::new(226, "Transfer complete"),
+            Ok(()) => Reply::new(226, told.as_deref().unwrap_or(b"Transfer complete")),
             Err(error) => failure::transfer_reply(kind, error),
         };
         let then = match watch.ended {

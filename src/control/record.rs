@@ -79,7 +79,7 @@ impl Recorder {
     /// A failure whose cause an operator may want to know.
     pub(super) fn failure(&self, row: &CommandSpec, error: &CommandError) {
         match error {
-            CommandError::Backend(..) | CommandError::StorageFull(_) | CommandError::NewNameRefused(_) => {
+            CommandError::Backend(..) | CommandError::StorageFull(..) | CommandError::NewNameRefused(_) => {
                 warn!(ftp.command = row.verb, exception.message = %error, "command failed on the backend");
             }
             CommandError::Login(_) => {}
@@ -197,8 +197,9 @@ fn transfer_result(error: &TransferError) -> TransferResult {
         TransferError::Data(error) => match error {
             DataError::NotOpened | DataError::HandshakeTimedOut | DataError::Idle => TransferResult::Timeout,
             DataError::PortClosed
+            | DataError::NotReached(_)
             | DataError::Handshake(_)
-            | DataError::NotResumed
+            | DataError::NotResumed(_)
             | DataError::WrongProtection
             | DataError::Broken(_)
             | DataError::NoCloseNotify => TransferResult::ClientError,
@@ -206,7 +207,7 @@ fn transfer_result(error: &TransferError) -> TransferResult {
         TransferError::Backend(_) | TransferError::SizeDiffers { .. } | TransferError::EndedEarly { .. } => {
             TransferResult::BackendError
         }
-        TransferError::StorageFull(_) => TransferResult::Quota,
+        TransferError::StorageFull(..) => TransferResult::Quota,
         TransferError::Stopped(StopReason::Aborted | StopReason::ControlLost | StopReason::ControlTimedOut) => {
             TransferResult::ClientAbort
         }

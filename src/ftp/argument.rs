@@ -1,5 +1,7 @@
 //! What stands behind a verb, one pure parser each (RFC 959 §5.3.2, RFC 2228, RFC 2428, RFC 3659, draft-somers-ftp-mfxx).
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use thiserror::Error;
 
 use super::time::{self, Timestamp};
@@ -103,6 +105,48 @@ pub fn epsv(argument: Option<&[u8]>) -> Result<Epsv, ArgumentError> {
     }
 }
 
+/// PORT (RFC 959 §5.3.2): `h1,h2,h3,h4,p1,p2`, six numbers of a byte each.
+///
+/// # Errors
+///
+/// When it is anything else.
+pub fn port(argument: &[u8]) -> Result<SocketAddr, ArgumentError> {
+    let mut numbers = argument
+        .split(|byte| *byte == b',')
+        .map(|digits| decimal(digits).and_then(|number| u8::try_from(number).map_err(|_| ArgumentError::Syntax)));
+    let mut next = || numbers.next().unwrap_or(Err(ArgumentError::Missing));
+    let address = Ipv4Addr::new(next()?, next()?, next()?, next()?);
+    let port = u16::from_be_bytes([next()?, next()?]);
+    if numbers.next().is_some() { Err(ArgumentError::Syntax) } else { Ok((address, port).into()) }
+}
+
+/// EPRT (RFC 2428 §2): `|family|address|port|` with any delimiter from `!` to `~`.
+///
+/// # Errors
+///
+/// [`ArgumentError::Unsupported`] for a family other than IPv4 and IPv6.
+pub fn eprt(argument: &[u8]) -> Result<SocketAddr, ArgumentError> {
+    let (delimiter, rest) = argument.split_first().ok_or(ArgumentError::Missing)?;
+    if !(33..=126).contains(delimiter) {
+        return Err(ArgumentError::Syntax);
+    }
+    let mut parts = rest.split(|byte| byte == delimiter);
+    let (Some(family), Some(address), Some(port), Some(b""), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(ArgumentError::Syntax);
+    };
+    let text = std::str::from_utf8(address).map_err(|_| ArgumentError::Syntax)?;
+    // A zone (`%eth0`) is of one host only; neither parser takes one.
+    let address: Option<IpAddr> = match decimal(family)? {
+        1 => text.parse::<Ipv4Addr>().ok().map(IpAddr::from),
+        2 => text.parse::<Ipv6Addr>().ok().map(IpAddr::from),
+        _ => return Err(ArgumentError::Unsupported),
+    };
+    let port = decimal(port).and_then(|port| u16::try_from(port).map_err(|_| ArgumentError::Syntax))?;
+    address.map(|address| SocketAddr::new(address.to_canonical(), port)).ok_or(ArgumentError::Syntax)
+}
+
 /// REST: an offset in bytes, at most [`MAX_OFFSET`].
 ///
 /// # Errors
@@ -149,6 +193,110 @@ pub fn mfmt(argument: &[u8]) -> Result<(Timestamp, &[u8]), ArgumentError> {
     let moment = time::parse_compact(moment).ok_or(ArgumentError::Syntax)?;
     let path = parts.next().filter(|path| !path.is_empty()).ok_or(ArgumentError::Missing)?;
     Ok((moment, path))
+}
+
+/// MDTM with a time in front of the path, which some clients send to set it: `YYYYMMDDHHMMSS[.sss][+-minutes] path`.
+/// The minutes are the client's distance from UTC. `None` where the argument is only a path.
+pub fn mdtm_change(argument: &[u8]) -> Option<(Timestamp, &[u8])> {
+    let space = argument.iter().position(|byte| *byte == b' ')?;
+    let (moment, path) = (argument.get(..space)?, argument.get(space + 1..)?);
+    let zone = moment.iter().position(|byte| matches!(byte, b'+' | b'-')).unwrap_or(moment.len());
+    let (moment, zone) = moment.split_at(zone);
+    let minutes = match zone {
+        [] => 0,
+        [sign, digits @ ..] if digits.len() <= 4 => {
+            let minutes = i64::try_from(decimal(digits).ok()?).ok()?;
+            if *sign == b'-' { -minutes } else { minutes }
+        }
+        _ => return None,
+    };
+    let moment = time::parse_compact(moment)?;
+    (!path.is_empty()).then_some((moment - minutes * 60, path))
+}
+
+/// What MFF sets (draft-somers-ftp-mfxx §3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FactChange {
+    /// `Modify`
+    pub modified: Option<Timestamp>,
+    /// `UNIX.mode`, the low 12 bits.
+    pub mode: Option<u32>,
+}
+
+/// MFF: `fact=value;fact=value; path`.
+///
+/// # Errors
+///
+/// [`ArgumentError::Unsupported`] for a fact that cannot be set here.
+pub fn mff(argument: &[u8]) -> Result<(FactChange, &[u8]), ArgumentError> {
+    let mut parts = argument.splitn(2, |byte| *byte == b' ');
+    let facts = parts.next().and_then(|facts| facts.strip_suffix(b";")).ok_or(ArgumentError::Syntax)?;
+    let path = parts.next().filter(|path| !path.is_empty()).ok_or(ArgumentError::Missing)?;
+    let mut change = FactChange::default();
+    for fact in facts.split(|byte| *byte == b';') {
+        let equals = fact.iter().position(|byte| *byte == b'=').ok_or(ArgumentError::Syntax)?;
+        let (name, value) = (fact.get(..equals).unwrap_or_default(), fact.get(equals + 1..).unwrap_or_default());
+        match name.to_ascii_lowercase().as_slice() {
+            b"modify" => change.modified = Some(time::parse_compact(value).ok_or(ArgumentError::Syntax)?),
+            b"unix.mode" => change.mode = Some(super::site::octal(value, 0o7777)?),
+            _ => return Err(ArgumentError::Unsupported),
+        }
+    }
+    Ok((change, path))
+}
+
+/// RANG (draft-bryan-ftp-range): first and last octet, both included; `1 0` takes a range back.
+///
+/// # Errors
+///
+/// When it is not two numbers, or the last comes before the first.
+pub fn range(argument: &[u8]) -> Result<Option<(u64, u64)>, ArgumentError> {
+    let mut words = argument.split(|byte| *byte == b' ');
+    let (Some(first), Some(last), None) = (words.next(), words.next(), words.next()) else {
+        return Err(ArgumentError::Syntax);
+    };
+    match (restart_offset(first)?, restart_offset(last)?) {
+        (1, 0) => Ok(None),
+        (first, last) if first <= last => Ok(Some((first, last))),
+        _ => Err(ArgumentError::Syntax),
+    }
+}
+
+/// HOST (RFC 7151 §3.1): a name of ASCII labels, an IPv4 address, or an IPv6 address in brackets; never a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// In lower case, without a dot at its end.
+    Name(String),
+    /// A literal.
+    Address(IpAddr),
+}
+
+/// HOST.
+///
+/// # Errors
+///
+/// When it is none of the three.
+pub fn host(argument: &[u8]) -> Result<Host, ArgumentError> {
+    let text = std::str::from_utf8(argument).map_err(|_| ArgumentError::Syntax)?;
+    if let Some(inner) = text.strip_prefix('[') {
+        let address = inner.strip_suffix(']').and_then(|inner| inner.parse::<Ipv6Addr>().ok());
+        return address.map(|address| Host::Address(address.into())).ok_or(ArgumentError::Syntax);
+    }
+    if let Ok(address) = text.parse::<Ipv4Addr>() {
+        return Ok(Host::Address(address.into()));
+    }
+    // RFC 1035 §2.3.4: labels of 63 octets, names of 255.
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_name = name.len() <= 253 && name.split('.').all(is_label);
+    // What ends in digits is an address that is none (RFC 3696 §2).
+    let ends_in_digits = name.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
+    if is_name && !ends_in_digits { Ok(Host::Name(name.to_ascii_lowercase())) } else { Err(ArgumentError::Syntax) }
 }
 
 /// LIST, NLST, STAT: what clients put in front of the path because some server once ran `ls`.
@@ -230,6 +378,123 @@ mod tests {
             (b" ", Err(Missing)),
         ] {
             assert_eq!(transfer_type(argument), expected, "{}", argument.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn active_addresses() {
+        let address = |text: &str| Ok(text.parse().unwrap());
+        for (argument, expected) in [
+            (&b"127,0,0,1,4,1"[..], address("127.0.0.1:1025")),
+            (b"10,1,2,3,255,255", address("10.1.2.3:65535")),
+            (b"127,0,0,1,4", Err(Missing)),
+            (b"127,0,0,1,4,1,2", Err(Syntax)),
+            (b"127,0,0,256,4,1", Err(Syntax)),
+            (b"127,0,0,1,4,-1", Err(Syntax)),
+            (b"127,0,0,1, 4,1", Err(Syntax)),
+            (b"", Err(Missing)),
+        ] {
+            assert_eq!(port(argument), expected, "{}", argument.escape_ascii());
+        }
+        for (argument, expected) in [
+            (&b"|1|127.0.0.1|1025|"[..], address("127.0.0.1:1025")),
+            (b"|2|::1|00021|", address("[::1]:21")),
+            (b"!2!::ffff:10.1.2.3!1025!", address("10.1.2.3:1025")),
+            (b"|3|127.0.0.1|1025|", Err(Unsupported)),
+            (b"|1|::1|1025|", Err(Syntax)),
+            (b"|2|127.0.0.1|1025|", Err(Syntax)),
+            (b"|2|fe80::1%eth0|1025|", Err(Syntax)),
+            (b"|1|127.0.0.1|65536|", Err(Syntax)),
+            (b"|1|127.0.0.1|1025", Err(Syntax)),
+            (b"|1|127.0.0.1|1025|x", Err(Syntax)),
+            (b"|||1025|", Err(Missing)),
+            (b" 1 127.0.0.1 1025 ", Err(Syntax)),
+            (b"", Err(Missing)),
+        ] {
+            assert_eq!(eprt(argument), expected, "{}", argument.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn times_to_be_set_by_mdtm() {
+        let new_year = 1_767_225_600;
+        for (argument, expected) in [
+            (&b"20260101000000 a b"[..], Some((new_year, &b"a b"[..]))),
+            (b"20260101000000.123 a", Some((new_year, b"a"))),
+            (b"20260101000000+60 a", Some((new_year - 3600, b"a"))),
+            (b"20260101000000-60 a", Some((new_year + 3600, b"a"))),
+            (b"20260101000000 ", None),
+            (b"20260101000000", None),
+            (b"20260101000000+x a", None),
+            (b"20260101000000+ a", None),
+            (b"20260231000000 a", None),
+            (b"report 2026", None),
+            (b"a", None),
+            (b"", None),
+        ] {
+            assert_eq!(mdtm_change(argument), expected, "{}", argument.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn facts_to_be_set() {
+        let change = |modified, mode| FactChange { modified, mode };
+        for (argument, expected) in [
+            (&b"Modify=20260101000000; a b"[..], Ok((change(Some(1_767_225_600), None), &b"a b"[..]))),
+            (b"unix.mode=0644;modify=20260101000000; a", Ok((change(Some(1_767_225_600), Some(0o644)), b"a"))),
+            (b"UNIX.mode=0644; a", Ok((change(None, Some(0o644)), b"a"))),
+            (b"Create=20260101000000; a", Err(Unsupported)),
+            (b"UNIX.mode=9; a", Err(Syntax)),
+            (b"Modify=2026; a", Err(Syntax)),
+            (b"Modify=20260101000000 a", Err(Syntax)),
+            (b"Modify; a", Err(Syntax)),
+            (b"Modify=20260101000000; ", Err(Missing)),
+            (b"; a", Err(Syntax)),
+            (b"", Err(Syntax)),
+        ] {
+            assert_eq!(mff(argument), expected, "{}", argument.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn ranges() {
+        for (argument, expected) in [
+            (&b"0 0"[..], Ok(Some((0, 0)))),
+            (b"5 9", Ok(Some((5, 9)))),
+            (b"1 0", Ok(None)),
+            (b"2 0", Err(Syntax)),
+            (b"5", Err(Syntax)),
+            (b"5 9 1", Err(Syntax)),
+            (b"a b", Err(Syntax)),
+            (b"0 9223372036854775808", Err(Syntax)),
+            (b"", Err(Syntax)),
+        ] {
+            assert_eq!(range(argument), expected, "{}", argument.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        let name = |name: &str| Ok(Host::Name(name.to_owned()));
+        for (argument, expected) in [
+            (&b"ftp.Example.com"[..], name("ftp.example.com")),
+            (b"ftp.example.com.", name("ftp.example.com")),
+            (b"localhost", name("localhost")),
+            (b"xn--bcher-kva.example", name("xn--bcher-kva.example")),
+            (b"127.0.0.1", Ok(Host::Address([127, 0, 0, 1].into()))),
+            (b"[::1]", Ok(Host::Address(std::net::Ipv6Addr::LOCALHOST.into()))),
+            (b"::1", Err(Syntax)),
+            (b"[::1", Err(Syntax)),
+            (b"[127.0.0.1]", Err(Syntax)),
+            (b"ftp.example.com:21", Err(Syntax)),
+            (b"127.0.0.300", Err(Syntax)),
+            (b"-a.example", Err(Syntax)),
+            (b"a..b", Err(Syntax)),
+            (b"b\xfccher.example", Err(Syntax)),
+            (b"a b", Err(Syntax)),
+            (b"", Err(Syntax)),
+        ] {
+            assert_eq!(host(argument), expected, "{}", argument.escape_ascii());
         }
     }
 

@@ -5,7 +5,7 @@
 //! What a client sends:
 //! * [`mod@line`]: command lines out of the control connection's bytes, Telnet and the length cap included;
 //! * [`request`]: a line as verb and argument;
-//! * [`argument`]: what stands behind a verb, one parser each;
+//! * [`argument`]: what stands behind a verb, one parser each, and [`site`]: what stands behind SITE;
 //! * [`path`]: the path a client means, [`VirtualPath`](path::VirtualPath);
 //! * [`glob`]: the wildcards of LIST and NLST.
 //!
@@ -24,4 +24,5 @@ pub mod list;
 pub mod path;
 pub mod reply;
 pub mod request;
+pub mod site;
 pub mod time;

@@ -71,6 +71,11 @@ impl LoggedIn {
         &self.user.policy
     }
 
+    /// Bits removed from the mode of new files and directories: SITE UMASK, or the policy.
+    pub fn umask(&self) -> u32 {
+        self.parameters.umask.unwrap_or(self.policy().umask)
+    }
+
     /// What the `perm` facts tell.
     pub fn fact_permissions(&self) -> FactPermissions {
         permissions::for_facts(self.user.permissions)

@@ -87,6 +87,7 @@ impl Session {
 
     /// The control connection is under TLS now. Everything the client said in clear is forgotten (RFC 4217 §4.2).
     pub fn secure(&mut self, secured: Secured) {
+        self.front.tls.established(&secured);
         self.secured = Some(secured);
         self.stage = Stage::New;
         self.parameters = Parameters::default();

@@ -1,5 +1,7 @@
 //! Transfer parameters (RFC 959 §4.1.2) and the listing facts in force (RFC 3659 §7.9).
 
+use std::time::Duration;
+
 use crate::ftp::argument::TransferType;
 use crate::ftp::facts::FactSelection;
 
@@ -12,10 +14,20 @@ pub struct Parameters {
     pub facts: FactSelection,
     /// EPSV ALL was given: no other way to a data connection is taken any more (RFC 2428 §4).
     pub only_extended_passive: bool,
+    /// SITE UMASK.
+    pub umask: Option<u32>,
+    /// SITE IDLE.
+    pub idle: Option<Duration>,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
-        Self { transfer_type: TransferType::Ascii, facts: FactSelection::default(), only_extended_passive: false }
+        Self {
+            transfer_type: TransferType::Ascii,
+            facts: FactSelection::default(),
+            only_extended_passive: false,
+            umask: None,
+            idle: None,
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::{Limits, Login, PassiveAddress, Timeouts, User};
+use crate::config::{Active, Limits, Login, PassiveAddress, Timeouts, User};
 use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
 use crate::ssh::{Credentials, Method, PrivateKey, Target};
@@ -34,6 +34,8 @@ pub struct Services {
     pub passive: Arc<PassivePorts>,
     /// The address told in reply 227.
     pub passive_address: PassiveAddress,
+    /// Active data connections; `None` where they are refused.
+    pub active: Option<Active>,
     /// Sessions counted in all, by address and by user.
     pub slots: SessionSlots,
     /// What is written to under its own name.

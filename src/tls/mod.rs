@@ -7,7 +7,7 @@ pub mod certificate;
 mod session_tickets;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
@@ -72,7 +72,7 @@ impl ServerTls {
         control.session_storage = ServerSessionMemoryCache::new(STORED_SESSIONS);
         control.alpn_protocols = vec![b"ftp".to_vec()];
         control.send_tls13_tickets = CONTROL_TICKETS;
-        Ok(SessionTls { control: Arc::new(control), tickets })
+        Ok(SessionTls { control: Arc::new(control), tickets, established: Arc::default() })
     }
 }
 
@@ -88,9 +88,28 @@ pub struct SessionTls {
     /// For the control connection.
     pub control: Arc<ServerConfig>,
     tickets: Arc<SessionTickets>,
+    /// What the control connection's handshake was.
+    established: Arc<OnceLock<Secured>>,
 }
 
 impl SessionTls {
+    /// The control connection's handshake is complete.
+    pub fn established(&self, secured: &Secured) {
+        let _ = self.established.set(secured.clone());
+    }
+
+    /// Why a data connection that did not resume the session could not.
+    pub fn unlike(&self, data: &Secured) -> Unlike {
+        match self.established.get() {
+            Some(control) if control.version != data.version => Unlike::Version(data.version, control.version),
+            // rustls resumes under the same name only.
+            Some(control) if control.server_name != data.server_name => {
+                Unlike::ServerName(data.server_name.clone(), control.server_name.clone())
+            }
+            Some(_) | None => Unlike::Session,
+        }
+    }
+
     /// The TLS of one data connection; `is_download` when it is known to send from us to the client, `resumes` when it
     /// may resume the session.
     pub fn for_data(&self, is_download: bool, resumes: bool) -> DataTls {
@@ -130,8 +149,37 @@ impl DataTls {
     }
 }
 
+/// Why a data connection did not resume its session: first what it did, then what the control connection had done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unlike {
+    /// Another version of TLS.
+    Version(&'static str, &'static str),
+    /// Another server name, or none where there was one (RFC 6066 §3).
+    ServerName(Option<Box<str>>, Option<Box<str>>),
+    /// It offered nothing, or another session: the client's libraries do not share theirs, or it is somebody else.
+    Session,
+}
+
+impl fmt::Display for Unlike {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |name: &Option<Box<str>>| name.as_ref().map_or_else(|| "none".to_owned(), |name| name.to_string());
+        match self {
+            Self::Version(data, control) => {
+                write!(formatter, "it came with {data}, the control connection with {control}")
+            }
+            Self::ServerName(data, control) => write!(
+                formatter,
+                "its server name (SNI) is {}, that of the control connection is {}",
+                name(data),
+                name(control)
+            ),
+            Self::Session => formatter.write_str("it offered no session, or that of another connection"),
+        }
+    }
+}
+
 /// What a finished handshake was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Secured {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
@@ -139,6 +187,8 @@ pub struct Secured {
     pub suite: &'static str,
     /// It resumed an earlier session.
     pub resumed: bool,
+    /// The name the client asked for (RFC 6066 §3).
+    pub server_name: Option<Box<str>>,
 }
 
 impl Secured {
@@ -152,6 +202,7 @@ impl Secured {
             },
             suite: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            server_name: connection.server_name().map(Box::from),
         }
     }
 }

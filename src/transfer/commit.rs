@@ -19,27 +19,45 @@ const FULL_BELOW: u64 = 1024 * 1024;
 /// Turns a bare FAILURE into "full" where the file system says so: OpenSSH folds ENOSPC and EDQUOT into code 4.
 pub(super) async fn explain(sftp: &Session, path: &BackendPath, error: TransferError) -> TransferError {
     let TransferError::Backend(cause) = error else { return error };
-    if is_storage_full(sftp, path, &cause).await {
-        TransferError::StorageFull(cause)
-    } else {
-        TransferError::Backend(cause)
+    match shortage(sftp, path, &cause).await {
+        Some(shortage) => TransferError::StorageFull(shortage, cause),
+        None => TransferError::Backend(cause),
     }
 }
 
-/// Whether an error means that the backend has no room or no inodes left for `path`.
-pub async fn is_storage_full(sftp: &Session, path: &BackendPath, error: &SftpError) -> bool {
+/// What there is no more of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Shortage {
+    /// Room on the file system.
+    #[error("no space is left on the file system")]
+    Space,
+    /// Inodes: it takes no further file.
+    #[error("no inodes are left on the file system")]
+    Inodes,
+    /// The user's share of it.
+    #[error("the user's quota is used up")]
+    Quota,
+}
+
+/// What an error says the backend has no more of for `path`. A quota that is used up is only known where the server has a
+/// code for it: OpenSSH says FAILURE, and its statvfs tells of the whole file system.
+pub async fn shortage(sftp: &Session, path: &BackendPath, error: &SftpError) -> Option<Shortage> {
     match error {
-        SftpError::Status { code: StatusCode::NO_SPACE_ON_FILESYSTEM | StatusCode::QUOTA_EXCEEDED, .. } => true,
+        SftpError::Status { code: StatusCode::NO_SPACE_ON_FILESYSTEM, .. } => Some(Shortage::Space),
+        SftpError::Status { code: StatusCode::QUOTA_EXCEEDED, .. } => Some(Shortage::Quota),
         SftpError::Status { code: StatusCode::FAILURE, .. } => {
-            let Ok(Ok(system)) = timeout(EXPLAIN_PATIENCE, sftp.statvfs(&path.parent())).await else { return false };
-            let room = system.available_bytes();
-            room < FULL_BELOW || system.lacks_inodes()
+            let Ok(Ok(system)) = timeout(EXPLAIN_PATIENCE, sftp.statvfs(&path.parent())).await else { return None };
+            if system.lacks_inodes() {
+                Some(Shortage::Inodes)
+            } else {
+                (system.available_bytes() < FULL_BELOW).then_some(Shortage::Space)
+            }
         }
         SftpError::Status { .. }
         | SftpError::Lost(_)
         | SftpError::TimedOut
         | SftpError::Protocol(_)
-        | SftpError::Unsupported(_) => false,
+        | SftpError::Unsupported(_) => None,
     }
 }
 

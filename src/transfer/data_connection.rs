@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::tls::{DataTls, Secured};
+use crate::tls::{DataTls, Secured, Unlike};
 
 use super::outcome::Progress;
 use super::prompt_socket::PromptSocket;
@@ -50,6 +50,9 @@ pub enum DataError {
         "the client opened no data connection in time (timeouts.data_connect); can it reach passive.address and passive.ports?"
     )]
     NotOpened,
+    /// The port that PORT or EPRT named cannot be reached.
+    #[error("the client's data port could not be reached: {0} (active.enabled; can the gateway reach its clients?)")]
+    NotReached(#[source] io::Error),
     /// The listening end is gone.
     #[error("the passive port was closed (passive.ports)")]
     PortClosed,
@@ -64,10 +67,10 @@ pub enum DataError {
     Handshake(#[source] io::Error),
     /// `data_tls_resumption: require`, and the connection resumed nothing of this session.
     #[error(
-        "the data connection did not resume the TLS session of the control connection \
+        "the data connection did not resume the TLS session of the control connection: {0} \
          (policy.data_tls_resumption: prefer lets it pass)"
     )]
-    NotResumed,
+    NotResumed(Unlike),
     /// It came before PROT was changed, under the other protection.
     #[error("the data connection was opened under another protection level than PROT says now (policy.data_tls)")]
     WrongProtection,

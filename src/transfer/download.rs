@@ -26,6 +26,8 @@ pub struct Download {
     pub ascii: bool,
     /// Octets to leave out at the front after conversion (REST under TYPE A, RFC 959 §3.5).
     pub skip: u64,
+    /// RANG: so many bytes and no more.
+    pub length: Option<u64>,
     /// Bytes in flight.
     pub window: usize,
     /// No byte taken by the client for so long ends the transfer.
@@ -35,7 +37,10 @@ pub struct Download {
 impl Download {
     /// Runs it to its end.
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
-        let Self { endpoint, file, size, offset, ascii, skip, window, idle } = self;
+        let Self { endpoint, file, size, offset, ascii, skip, length, window, idle } = self;
+        // Where the file is thought to end, for this transfer.
+        let end = length.map(|length| offset.saturating_add(length));
+        let size = size.map(|size| end.map_or(size, |end| size.min(end)));
         let mut source = ReadStream::new(file, offset, window);
         if let Some(size) = size {
             source = source.expecting(size);
@@ -47,7 +52,8 @@ impl Download {
                 connection = endpoint.open(Direction::ToClient) => connection?,
             };
             let sending = async {
-                send(&mut source, &mut connection, ascii, skip, idle, &progress, &mut backend_bytes).await?;
+                let wanted = Wanted { ascii, skip, length: length.unwrap_or(u64::MAX) };
+                send(&mut source, &mut connection, wanted, idle, &progress, &mut backend_bytes).await?;
                 is_whole(&source, offset + backend_bytes, size).await
             };
             let sent = tokio::select! {
@@ -84,20 +90,30 @@ async fn is_whole(source: &ReadStream, read: u64, size: Option<u64>) -> Result<(
     }
 }
 
+/// What of the file is sent.
+struct Wanted {
+    ascii: bool,
+    skip: u64,
+    length: u64,
+}
+
 async fn send(
     source: &mut ReadStream,
     connection: &mut DataConnection,
-    ascii: bool,
-    mut skip: u64,
+    wanted: Wanted,
     idle: Duration,
     progress: &Progress,
     backend_bytes: &mut u64,
 ) -> Result<(), TransferError> {
+    let Wanted { ascii, mut skip, length } = wanted;
     let mut converter = ToNetwork::default();
-    while let Some(first) = source.next().await? {
+    while *backend_bytes < length
+        && let Some(first) = source.next().await?
+    {
         let mut next = Some(first);
         // What is here already leaves together.
-        while let Some(bytes) = next {
+        while let Some(mut bytes) = next {
+            bytes.truncate(usize::try_from(length - *backend_bytes).unwrap_or(usize::MAX));
             *backend_bytes += bytes.len() as u64;
             connection.queue(if ascii { converted(&mut converter, &bytes, &mut skip) } else { bytes });
             next = if connection.has_enough() { None } else { source.ready() };

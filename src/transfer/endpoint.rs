@@ -5,25 +5,30 @@
 //! command finds a connection ready, under way, or failed with its reason.
 
 use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::Resumption;
 pub use crate::telemetry::metrics::DataMode;
 use crate::telemetry::metrics::{self, Channel, DataConnectionResult, HandshakeResult, TlsVersion};
-use crate::tls::{Secured, SessionTls};
+use crate::tls::SessionTls;
 
 use super::data_connection::{DataConnection, DataError};
 use super::passive::Reservation;
 
 /// How long to wait for the rightful connection after one that did not resume the session, or failed in its handshake.
 const SECOND_CHANCE: Duration = Duration::from_secs(2);
+
+/// How long a client's port may take to answer, at most.
+const DIAL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Handshakes under way at a time for one endpoint: the rightful client's, and some of strangers at its address.
 const MAX_HANDSHAKES: usize = 4;
@@ -84,30 +89,47 @@ pub struct EndpointRules {
     pub idle_timeout: Duration,
 }
 
-/// A passive endpoint, good for one transfer (RFC 959 §3.2). Dropping it closes what it has.
+/// One end of a data connection to be, good for one transfer (RFC 959 §3.2). Dropping it closes what it has.
 #[derive(Debug)]
 pub struct DataEndpoint {
-    port: u16,
     rules: EndpointRules,
     direction: Arc<AtomicU8>,
-    /// Somebody connected.
-    occupied: Arc<AtomicBool>,
-    arriving: Option<JoinHandle<Result<DataConnection, DataError>>>,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// The client comes.
+    Passive {
+        /// Somebody connected.
+        occupied: Arc<AtomicBool>,
+        arriving: Option<JoinHandle<Result<DataConnection, DataError>>>,
+    },
+    /// We go to the client, as soon as a transfer begins.
+    Active(Dial),
+}
+
+/// Where an active data connection goes, and where it comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Dial {
+    /// The client's port.
+    pub to: SocketAddr,
+    /// The address that the control connection is served at, and port 0 or a fixed one.
+    pub from: SocketAddr,
 }
 
 impl DataEndpoint {
     /// Begins to work on a reserved port.
     pub fn passive(reservation: Reservation, rules: EndpointRules) -> Self {
         let direction = Arc::new(AtomicU8::new(UNKNOWN));
-        let port = reservation.port();
         let occupied = Arc::new(AtomicBool::new(false));
         let arriving = tokio::spawn(arrive(reservation, rules.clone(), Arc::clone(&direction), Arc::clone(&occupied)));
-        Self { port, rules, direction, occupied, arriving: Some(arriving) }
+        Self { rules, direction, way: Way::Passive { occupied, arriving: Some(arriving) } }
     }
 
-    /// The port told to the client.
-    pub fn port(&self) -> u16 {
-        self.port
+    /// Will connect to the client.
+    pub fn active(dial: Dial, rules: EndpointRules) -> Self {
+        Self { rules, direction: Arc::new(AtomicU8::new(UNKNOWN)), way: Way::Active(dial) }
     }
 
     /// Says which way the transfer goes, before the client is told to begin: its ClientHello may follow at once, and
@@ -132,11 +154,16 @@ impl DataEndpoint {
 
     async fn wait(mut self, direction: Direction) -> Result<DataConnection, DataError> {
         self.expect(direction);
-        let Some(arriving) = self.arriving.as_mut() else { return Err(DataError::PortClosed) };
-        let connection = match timeout(self.rules.connect_timeout, arriving).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(_)) => Err(DataError::PortClosed),
-            Err(_) => Err(DataError::NotOpened),
+        let connection = match &mut self.way {
+            Way::Passive { arriving: None, .. } => Err(DataError::PortClosed),
+            Way::Passive { arriving: Some(arriving), .. } => {
+                match timeout(self.rules.connect_timeout, arriving).await {
+                    Ok(Ok(connection)) => connection,
+                    Ok(Err(_)) => Err(DataError::PortClosed),
+                    Err(_) => Err(DataError::NotOpened),
+                }
+            }
+            Way::Active(dial) => dial.connect(&self.rules, &self.direction).await,
         }?;
         if connection.secured().is_some() != self.rules.protection.is_private() {
             return Err(DataError::WrongProtection);
@@ -147,8 +174,9 @@ impl DataEndpoint {
     /// Ends it without a transfer. A connection that is there already is closed in an orderly way: a reset would make
     /// some clients (basic-ftp) give up the whole session.
     pub fn decline(mut self) {
-        let Some(arriving) = self.arriving.take() else { return };
-        if !self.occupied.load(Ordering::SeqCst) {
+        let Way::Passive { occupied, arriving, .. } = &mut self.way else { return };
+        let Some(arriving) = arriving.take() else { return };
+        if !occupied.load(Ordering::SeqCst) {
             arriving.abort();
             return;
         }
@@ -165,7 +193,9 @@ impl DataEndpoint {
 
     /// Ends it and gives its port back before it returns.
     pub async fn close(mut self) {
-        if let Some(arriving) = self.arriving.take() {
+        if let Way::Passive { arriving, .. } = &mut self.way
+            && let Some(arriving) = arriving.take()
+        {
             arriving.abort();
             let _ = arriving.await;
         }
@@ -174,9 +204,32 @@ impl DataEndpoint {
 
 impl Drop for DataEndpoint {
     fn drop(&mut self) {
-        if let Some(arriving) = &self.arriving {
+        if let Way::Passive { arriving: Some(arriving), .. } = &self.way {
             arriving.abort();
         }
+    }
+}
+
+impl Dial {
+    /// Connects, and answers the client's handshake: the client is the TLS client here too (RFC 4217 §7).
+    async fn connect(&self, rules: &EndpointRules, direction: &AtomicU8) -> Result<DataConnection, DataError> {
+        let patience = rules.connect_timeout.min(DIAL_PATIENCE);
+        let dialled = timeout(patience, self.dial()).await;
+        let stream = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(DataError::NotReached)?;
+        tune(&stream, rules.idle_timeout);
+        if rules.protection.is_private() {
+            shake_hands(stream, rules, direction).await
+        } else {
+            Ok(DataConnection::clear(stream))
+        }
+    }
+
+    async fn dial(&self) -> io::Result<TcpStream> {
+        let socket = if self.to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // One source port for many data connections at a time.
+        socket.set_reuseaddr(self.from.port() != 0)?;
+        socket.bind(self.from)?;
+        socket.connect(self.to).await
     }
 }
 
@@ -256,12 +309,14 @@ async fn shake_hands(
     let (version, result) = handshake_labels(connection.as_ref());
     metrics::tls_handshake(Channel::Data, version, result, started.elapsed());
     let connection = connection?;
-    let resumed = connection.secured().is_some_and(|secured: Secured| secured.resumed);
-    if resumed || rules.resumption != Resumption::Require {
-        return Ok(connection);
+    let unlike = connection.secured().filter(|secured| !secured.resumed).map(|secured| rules.tls.unlike(&secured));
+    match unlike.filter(|_| rules.resumption == Resumption::Require) {
+        None => Ok(connection),
+        Some(unlike) => {
+            connection.acknowledge_end().await;
+            Err(DataError::NotResumed(unlike))
+        }
     }
-    connection.acknowledge_end().await;
-    Err(DataError::NotResumed)
 }
 
 async fn handshake(
@@ -278,7 +333,8 @@ fn result_label(opened: Result<&DataConnection, &DataError>) -> DataConnectionRe
     match opened {
         Ok(_) => DataConnectionResult::Ok,
         Err(DataError::NotOpened | DataError::PortClosed) => DataConnectionResult::Timeout,
-        Err(DataError::NotResumed) => DataConnectionResult::NotResumed,
+        Err(DataError::NotReached(_)) => DataConnectionResult::Refused,
+        Err(DataError::NotResumed(_)) => DataConnectionResult::NotResumed,
         Err(DataError::HandshakeTimedOut | DataError::Handshake(_) | DataError::WrongProtection) => {
             DataConnectionResult::TlsError
         }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sftp::{BackendPath, Session, SftpError, StatusCode};
 
+use super::commit::Shortage;
 use super::data_connection::DataError;
 use super::left_behind::{Held, LeftBehind};
 
@@ -84,9 +85,9 @@ pub enum TransferError {
     /// The backend.
     #[error("backend: {0}")]
     Backend(#[from] SftpError),
-    /// The backend has no room (or no inodes) left.
-    #[error("the storage of the backend is full: {0}")]
-    StorageFull(#[source] SftpError),
+    /// The backend has no room left.
+    #[error("backend: {0} ({1})")]
+    StorageFull(Shortage, #[source] SftpError),
     /// The backend acknowledged everything, and yet the file has another length.
     #[error("the stored file has {found} bytes, {expected} were sent")]
     SizeDiffers {
@@ -198,6 +199,8 @@ pub struct Transfer {
     pub kind: TransferKind,
     /// What the log says it is about: the pathname as the client sees it.
     pub subject: Vec<u8>,
+    /// What a success is told with, in place of the usual words.
+    pub told: Option<Vec<u8>>,
     job: Box<dyn FnOnce(Stop, Progress) -> Running + Send>,
 }
 
@@ -210,7 +213,15 @@ impl Transfer {
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        Self { kind, subject: subject.to_vec(), job: Box::new(move |stop, progress| Box::pin(job(stop, progress))) }
+        let job = Box::new(move |stop, progress| Box::pin(job(stop, progress)) as Running);
+        Self { kind, subject: subject.to_vec(), told: None, job }
+    }
+
+    /// Says what a success is told with.
+    #[must_use]
+    pub fn telling(mut self, told: Option<Vec<u8>>) -> Self {
+        self.told = told;
+        self
     }
 
     /// Starts it; it runs while it is polled.

@@ -18,6 +18,9 @@ const PART_SUFFIX: &[u8] = b".part";
 /// Random bytes in a hidden name: nobody can guess it, and EXCL finds a collision in any case.
 const RANDOM: usize = 16;
 
+/// Random bytes in the name of a unique file, which clients see.
+const UNIQUE: usize = 8;
+
 /// Longest file name that common file systems take, in bytes.
 const MAX_NAME: usize = 255;
 
@@ -70,16 +73,24 @@ fn stem<'a>(name: &'a [u8], suffix: &[u8]) -> Option<&'a [u8]> {
 }
 
 fn beside(target: &BackendPath, suffix: &[u8]) -> Result<BackendPath, SftpError> {
-    let mut random = [0_u8; RANDOM];
-    rand::fill(&mut random).map_err(|_| SftpError::Protocol("no random bytes for a temporary name".to_owned()))?;
-    let mut name = vec![b'.'];
-    name.extend(target.file_name().unwrap_or_default().iter().take(MAX_NAME - tail_length(suffix)));
-    name.push(b'.');
-    for byte in random {
-        name.extend_from_slice(format!("{byte:02x}").as_bytes());
-    }
-    name.extend_from_slice(suffix);
-    Ok(target.sibling(&name))
+    let stem: Vec<u8> =
+        target.file_name().unwrap_or_default().iter().take(MAX_NAME - tail_length(suffix)).copied().collect();
+    let random = random_digits::<RANDOM>()?;
+    Ok(target.sibling(&[b".", stem.as_slice(), b".", random.as_bytes(), suffix].concat()))
+}
+
+/// A name that nobody has and nobody can foresee, for STOU: what the client wants it called, and digits.
+///
+/// # Errors
+/// When no random bytes can be had.
+pub fn unique(wanted: &[u8]) -> Result<Vec<u8>, SftpError> {
+    Ok([wanted, b".", random_digits::<UNIQUE>()?.as_bytes()].concat())
+}
+
+fn random_digits<const BYTES: usize>() -> Result<String, SftpError> {
+    let mut random = [0_u8; BYTES];
+    rand::fill(&mut random).map_err(|_| SftpError::Protocol("no random bytes for a name".to_owned()))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

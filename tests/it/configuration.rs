@@ -387,7 +387,6 @@ fn what_does_not_exist_yet_is_refused_and_its_default_is_not() {
         ("tls.client_crl", tls("client_crl: null"), tls("client_crl: tls.crt")),
         ("passive.overrides", with("passive: {overrides: []}"), with("passive: {overrides: [{clients: 10.0.0.0/8}]}")),
         ("passive.proxy_protocol", with("passive: {proxy_protocol: off}"), with("passive: {proxy_protocol: required}")),
-        ("active.enabled", with("active: {enabled: false}"), with("active: {enabled: true}")),
         ("trusted_proxies", with("trusted_proxies: []"), with("trusted_proxies: [10.0.0.0/8]")),
         ("backends.warehouse.algorithms", warehouse("algorithms: modern"), warehouse("algorithms: legacy")),
         ("backends.warehouse.jump", warehouse("jump: null"), warehouse("jump: other")),
@@ -456,6 +455,11 @@ fn what_is_accepted_without_effect_is_a_warning() {
         load_text(document, folder.path()).warnings.into_iter().map(|warning| warning.at).collect()
     };
     assert_eq!(warned(&with("")), ["policy.hash", "limits.failed_logins", "limits.commands_per_second"]);
+    let peer_check_off =
+        ["policy.hash", "policy.data_peer_check", "limits.failed_logins", "limits.commands_per_second"];
+    assert_eq!(warned(&with("policy: {data_peer_check: false}")), peer_check_off);
+    let required = warned(&with("policy: {data_peer_check: false, data_tls_resumption: require}"));
+    assert!(!required.contains(&"policy.data_peer_check".to_owned()), "{required:?}");
     assert_eq!(warned(&with("policy: {hash: []}")), ["limits.failed_logins", "limits.commands_per_second"]);
 }
 

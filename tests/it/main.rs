@@ -8,6 +8,8 @@
     reason = "everything here is a test, helpers included; clippy's own allowance ends at `#[test]` functions"
 )]
 
+mod active_mode;
+mod attributes;
 mod backend_link;
 mod command_line;
 mod commands;
@@ -30,3 +32,4 @@ mod ssh;
 mod support;
 mod transfers;
 mod uploads;
+mod wrong_data_connections;

@@ -7,9 +7,9 @@ use super::super::error::Problem;
 use super::super::load::Material;
 use super::super::raw::Node;
 use super::super::scalar::{self, Wrong};
-use super::super::{Certificate, Listener, Passive, PassiveAddress, Tls, TlsMode, TlsVersion, files};
+use super::super::{Active, Certificate, Listener, Passive, PassiveAddress, Tls, TlsMode, TlsVersion, files};
 use super::cursor::Cursor;
-use super::fields::{is_empty_list, is_flag, is_null, is_word};
+use super::fields::{is_empty_list, is_null, is_word};
 use super::{Report, item_path};
 
 /// Most listeners: each is a task and a socket, and a metric label.
@@ -160,10 +160,15 @@ pub(super) fn passive(cursor: Option<Cursor<'_>>, report: &mut Report) -> Passiv
 }
 
 /// `active`
-pub(super) fn active(cursor: Option<Cursor<'_>>, report: &mut Report) {
-    let Some(mut fields) = cursor.and_then(|cursor| cursor.fields(report)) else { return };
-    fields.not_yet("enabled", "false", is_flag(false), report);
+pub(super) fn active(cursor: Option<Cursor<'_>>, report: &mut Report) -> Option<Active> {
+    let mut fields = cursor.and_then(|cursor| cursor.fields(report))?;
+    let enabled = fields.or("enabled", false, report, Cursor::flag);
+    let source_port = fields.or("source_port", None, report, |cursor, report| match cursor.node {
+        Node::Null => Some(None),
+        _ => cursor.count(u32::from(u16::MAX), report).and_then(|port| u16::try_from(port).ok()).map(Some),
+    });
     fields.finish(report);
+    enabled.then_some(Active { source_port })
 }
 
 /// No two sockets may want one port of one address: the second would fail to bind, perhaps only under load.

@@ -34,7 +34,7 @@ pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> 
     let listeners = front::listeners(fields.take("listeners"), report);
     let tls = front::tls(fields.take("tls"), report);
     let passive = front::passive(fields.take("passive"), report);
-    front::active(fields.take("active"), report);
+    let active = front::active(fields.take("active"), report);
     fields.not_yet("trusted_proxies", "[]", is_empty_list, report);
     let backends = fields
         .require("backends", "the SFTP servers by name, each with an `address` and `known_hosts`")
@@ -58,6 +58,7 @@ pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> 
         listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
         tls,
         passive,
+        active,
         backends: backends?.into_iter().filter_map(|(name, backend)| Some((name, backend?))).collect(),
         users,
         any_user,

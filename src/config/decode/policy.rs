@@ -23,6 +23,7 @@ pub(super) fn default() -> Policy {
         ascii: AsciiMode::Convert,
         symlinks: Symlinks::Inside,
         umask: 0o022,
+        available_space: false,
     }
 }
 
@@ -46,7 +47,17 @@ pub(super) fn policy(cursor: Option<Cursor<'_>>, defaults: &Policy, report: &mut
             let choices = [("off", Resumption::Off), ("prefer", Resumption::Prefer), ("require", Resumption::Require)];
             cursor.choice(&choices, report)
         });
-    policy.data_peer_check = fields.or("data_peer_check", policy.data_peer_check, report, Cursor::flag);
+    let mut unchecked = None;
+    policy.data_peer_check = fields.or("data_peer_check", policy.data_peer_check, report, |cursor, report| {
+        let is_checked = cursor.flag(report)?;
+        unchecked = (!is_checked).then(|| cursor.at.clone());
+        Some(is_checked)
+    });
+    if let Some(at) = unchecked
+        && policy.data_tls_resumption != Resumption::Require
+    {
+        report.warn(&at, "is off: whoever reaches a passive port first gets the transfer; only `data_tls_resumption: require` stops that");
+    }
     policy.upload = fields.or("upload", policy.upload, report, |cursor, report| {
         cursor.choice(&[("atomic", UploadMode::Atomic), ("direct", UploadMode::Direct)], report)
     });
@@ -80,6 +91,7 @@ pub(super) fn policy(cursor: Option<Cursor<'_>>, defaults: &Policy, report: &mut
         }
         cursor.parsed(EXPECTED, scalar::umask, report)
     });
+    policy.available_space = fields.or("available_space", policy.available_space, report, Cursor::flag);
     fields.not_yet("charset", "utf-8", is_word("utf-8"), report);
     fields.not_yet("list_time_zone", "UTC", is_word("UTC"), report);
     fields.not_yet("list_style", "unix", is_word("unix"), report);
