@@ -21,6 +21,7 @@ use crate::config::{self, Config, Loaded, Login, Material};
 use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
 use crate::server;
+use crate::session::digests::Digests;
 use crate::session::line::Pool;
 use crate::session::services::{Services, mapped_credentials};
 use crate::shutdown::Shutdown;
@@ -318,6 +319,7 @@ fn services(config: &Config) -> Result<Services, StartError> {
         passive_address: config.passive.address.clone(),
         active: config.active,
         slots: SessionSlots::new(&config.limits),
+        digests: Digests::default(),
         in_place: InPlace::default(),
         sweeper: Sweeper::default(),
         limits: config.limits.clone(),

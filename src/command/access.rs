@@ -113,6 +113,7 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
         parameters: Default::default(),
         pending: Pending::default(),
         uploaded_to: Vec::new(),
+        digested: None,
         endpoint: None,
         slot,
     })

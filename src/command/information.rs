@@ -1,12 +1,14 @@
 //! FEAT (RFC 2389), SYST, STAT, HELP, NOOP (RFC 959 §4.1.3), LANG (RFC 2640 §4), CLNT, CSID and AVBL.
 
 use crate::ftp::argument::{ArgumentError, TransferType};
+use crate::ftp::digest;
 use crate::ftp::reply::Reply;
 use crate::identity::root::Follow;
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
 use crate::session::{Session, Stage};
 
+use super::digest::offers;
 use super::failure::{CommandError, For, Purpose};
 use super::file::locate;
 use super::spec::{self, Feature};
@@ -21,12 +23,19 @@ pub(super) async fn feat(
     _argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     let facts = session.parameters().facts.feature();
+    // Before login it is not known what the user's policy offers.
+    let (hash, selected) = match session.logged_in() {
+        Some(state) => (state.policy().hash.clone(), state.selected_digest()),
+        None => (Vec::new(), None),
+    };
     let lines = spec::rows()
         .iter()
         .filter_map(|row| match row.feature {
             Feature::Silent => None,
             Feature::Line(line) => Some(format!(" {line}").into_bytes()),
             Feature::WhereActive(line) => services.active.map(|_| format!(" {line}").into_bytes()),
+            Feature::WhereOffered(line, algorithm) => offers(&hash, algorithm).then(|| format!(" {line}").into_bytes()),
+            Feature::Hash => (!hash.is_empty()).then(|| format!(" {}", digest::feature(&hash, selected)).into_bytes()),
             Feature::Facts => Some(format!(" MLST {facts}").into_bytes()),
         })
         .collect();

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod admit;
 pub mod attributes;
+pub mod digest;
 pub mod failure;
 pub mod file;
 mod flight;

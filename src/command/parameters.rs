@@ -8,7 +8,7 @@ use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
 
 use super::failure::CommandError;
-use super::{Argument, Step};
+use super::{Argument, Step, digest};
 
 pub(super) async fn transfer_type(
     session: &mut LoggedIn,
@@ -52,7 +52,7 @@ fn only(argument: Argument<'_>, ours: u8, known: &[u8], text: &str) -> Result<St
 
 pub(super) async fn options(
     session: &mut Session,
-    _services: &Services,
+    services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     let argument = argument.required()?;
@@ -68,6 +68,10 @@ pub(super) async fn options(
         b"UTF8" | b"UTF-8" => match value.to_ascii_uppercase().as_slice() {
             b"" | b"ON" | b"OFF" | b"NLST" => Ok(Step::reply(200, "UTF8 mode noted")),
             _ => Err(ArgumentError::Syntax.into()),
+        },
+        b"HASH" => match session.logged_in() {
+            Some(session) => digest::select(session, services, value),
+            None => Err(CommandError::Refused(530, "Please login with USER and PASS")),
         },
         b"MLST" => {
             let facts = FactSelection::parse(value);

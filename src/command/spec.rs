@@ -2,6 +2,7 @@
 
 use futures_util::future::BoxFuture;
 
+use crate::ftp::digest::Algorithm;
 use crate::session::Session;
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
@@ -30,6 +31,8 @@ pub struct CommandSpec {
     pub during_transfer: DuringTransfer,
     /// It opens a data connection.
     pub uses_data: bool,
+    /// It may take as long as a file is large: ABOR ends it, and no time limit.
+    pub is_long: bool,
     /// What it does to REST and RNFR.
     pub pending: PendingEffect,
     /// The permission it needs.
@@ -68,6 +71,10 @@ pub enum Feature {
     Line(&'static str),
     /// This line, where `active.enabled`.
     WhereActive(&'static str),
+    /// This line, where the digest is offered.
+    WhereOffered(&'static str, Algorithm),
+    /// `HASH` with the algorithms.
+    Hash,
     /// `MLST` with the facts of the session (RFC 3659 §7.8).
     Facts,
 }
@@ -198,8 +205,9 @@ mod tests {
         for row in TABLE {
             for verb in std::iter::once(&row.verb).chain(row.aliases) {
                 assert!(seen.insert(*verb), "{verb} stands twice");
-                // `P@SW` is what some old firewalls make of PASV.
-                assert!(verb.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'@'), "{verb}");
+                // `P@SW` is what some old firewalls make of PASV; digests have numbers in their names.
+                let is_of_verb = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'@';
+                assert!(verb.bytes().all(is_of_verb), "{verb}");
             }
             assert!(!row.replies.is_empty(), "{} answers nothing", row.verb);
             assert!(row.syntax.starts_with(row.verb), "{}", row.verb);

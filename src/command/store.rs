@@ -19,7 +19,7 @@ use super::file::{
     confine, is_part, keeps_broken, kept_part, lstat, may_be_plain, place, refuse_outside, stat, writes_beside,
 };
 use super::transfer::{converts, opening, take_endpoint};
-use super::{Argument, Step, flight};
+use super::{Argument, Step, digest, flight};
 
 /// Mode of a new file before the umask.
 const FILE_MODE: u32 = 0o666;
@@ -136,6 +136,7 @@ async fn begin(
         other => other,
     };
     let Opened { sftp, file, landing, offset } = opened?;
+    let is_whole = offset == 0 && !landing.continues();
     session.note_upload_to(landing.path().parent());
     let opening = told.as_ref().map_or_else(|| opening(session, name, None), |told| Reply::new(150, told));
     let endpoint = take_endpoint(session, Direction::FromClient)?;
@@ -151,6 +152,7 @@ async fn begin(
         window: services.limits.transfer_window,
         idle: services.timeouts.data_idle,
         strict_end: session.policy().upload_eof_strict,
+        digest: digest::of_transfers(session, services).filter(|_| is_whole),
     };
     let transfer = Transfer::new(TransferKind::Upload, path.as_bytes(), |stop, progress| upload.run(stop, progress));
     let transfer = transfer.telling(told);

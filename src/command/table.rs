@@ -1,7 +1,11 @@
 //! The command table: one row per command, offered or not. Everything that depends on a verb is here.
 
+use crate::ftp::digest::Algorithm;
+
 use super::spec::{CommandSpec, DuringTransfer, Effect, Feature, Handler, PendingEffect, Theme};
-use super::{access, attributes, file, information, listing, navigation, parameters, port, security, store, transfer};
+use super::{
+    access, attributes, digest, file, information, listing, navigation, parameters, port, security, store, transfer,
+};
 
 /// A row that waits its turn, needs TLS where TLS is required, opens no data connection and keeps REST.
 const ORDINARY: CommandSpec = CommandSpec {
@@ -14,6 +18,7 @@ const ORDINARY: CommandSpec = CommandSpec {
     before_tls: false,
     during_transfer: DuringTransfer::Waits,
     uses_data: false,
+    is_long: false,
     pending: PendingEffect::KeepsRestart,
     effect: Effect::Free,
     replies: &[],
@@ -30,6 +35,28 @@ macro_rules! logged_in {
     ($handler:path) => {
         Handler::LoggedIn(|session, services, argument| Box::pin($handler(session, services, argument)))
     };
+}
+
+const fn x_digest(
+    verb: &'static str,
+    aliases: &'static [&'static str],
+    syntax: &'static str,
+    algorithm: Algorithm,
+    handler: Handler,
+) -> CommandSpec {
+    CommandSpec {
+        verb,
+        aliases,
+        syntax,
+        reference: "de facto",
+        theme: Theme::Information,
+        feature: Feature::WhereOffered(verb, algorithm),
+        is_long: true,
+        effect: Effect::Reads,
+        replies: &[250, 426, 450, 501, 502, 550],
+        handler,
+        ..ORDINARY
+    }
 }
 
 const fn not_offered(verb: &'static str, syntax: &'static str, reference: &'static str) -> CommandSpec {
@@ -80,8 +107,8 @@ pub const TABLE: &[CommandSpec] = &[
         replies: &[200, 501, 504], handler: logged_in!(parameters::mode), ..ORDINARY },
     CommandSpec { verb: "STRU", theme: Theme::Setup, syntax: "STRU F", reference: "RFC 959 §4.1.2",
         replies: &[200, 501, 504], handler: logged_in!(parameters::structure), ..ORDINARY },
-    CommandSpec { verb: "OPTS", theme: Theme::Setup, syntax: "OPTS UTF8 ON | MLST <facts>", reference: "RFC 2389 §4", before_tls: true,
-        feature: Feature::Line("UTF8"), replies: &[200, 501], handler: anytime!(parameters::options), ..ORDINARY },
+    CommandSpec { verb: "OPTS", theme: Theme::Setup, syntax: "OPTS UTF8 ON | MLST <facts> | HASH [algorithm]", reference: "RFC 2389 §4", before_tls: true,
+        feature: Feature::Line("UTF8"), replies: &[200, 501, 530], handler: anytime!(parameters::options), ..ORDINARY },
 
     // Data connections
     CommandSpec { verb: "PASV", aliases: &["P@SW"], theme: Theme::Setup, syntax: "PASV", reference: "RFC 959 §4.1.2", replies: &[227, 421, 425, 501, 522],
@@ -162,6 +189,15 @@ pub const TABLE: &[CommandSpec] = &[
         pending: PendingEffect::TakesRename, effect: Effect::Renames,
         replies: &[250, 450, 451, 501, 502, 503, 550, 553], handler: logged_in!(file::rnto), ..ORDINARY },
 
+    // Digests
+    CommandSpec { verb: "HASH", syntax: "HASH <pathname>", reference: "draft-bryan-ftpext-hash", feature: Feature::Hash, is_long: true,
+        effect: Effect::Reads, replies: &[213, 426, 450, 501, 502, 550, 556], handler: logged_in!(digest::hash), ..ORDINARY },
+    x_digest("XCRC", &[], "XCRC <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Crc32, logged_in!(digest::xcrc)),
+    x_digest("XMD5", &[], "XMD5 <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Md5, logged_in!(digest::xmd5)),
+    x_digest("XSHA1", &["XSHA"], "XSHA1 <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Sha1, logged_in!(digest::xsha1)),
+    x_digest("XSHA256", &[], "XSHA256 <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Sha256, logged_in!(digest::xsha256)),
+    x_digest("XSHA512", &[], "XSHA512 <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Sha512, logged_in!(digest::xsha512)),
+
     // Information
     CommandSpec { verb: "FEAT", theme: Theme::Setup, syntax: "FEAT", reference: "RFC 2389 §3", before_tls: true, replies: &[211],
         handler: anytime!(information::feat), ..ORDINARY },
@@ -191,9 +227,6 @@ pub const TABLE: &[CommandSpec] = &[
     not_offered("ENC", "ENC <data>", "RFC 2228 §3"),
     not_offered("REIN", "REIN", "RFC 959 §4.1.1"),
     not_offered("SMNT", "SMNT <pathname>", "RFC 959 §4.1.1"),
-    not_offered("HASH", "HASH <pathname>", "draft-bryan-ftpext-hash"),
-    not_offered("XCRC", "XCRC <pathname>", "de facto"),
-    not_offered("XSHA", "XSHA <pathname>", "de facto"),
     not_offered("DSIZ", "DSIZ [pathname]", "de facto"),
     not_offered("MFCT", "MFCT <time> <pathname>", "draft-somers-ftp-mfxx §3.2"),
     not_offered("COMB", "COMB <target> <sources>", "de facto"),

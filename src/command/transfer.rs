@@ -11,13 +11,13 @@ use crate::identity::root::Follow;
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
 use crate::sftp::{self, Attributes, BackendPath, File, OpenFlags, SftpError};
-use crate::transfer::download::Download;
+use crate::transfer::download::{Download, Expected};
 use crate::transfer::endpoint::{DataEndpoint, Direction};
 use crate::transfer::outcome::{Transfer, TransferKind};
 
 use super::failure::{CommandError, For, Purpose};
 use super::file::{may_be_plain, place, refuse_outside};
-use super::{Argument, Step, flight};
+use super::{Argument, Step, digest, flight};
 
 pub(super) async fn rest(
     session: &mut LoggedIn,
@@ -86,6 +86,9 @@ pub(super) async fn retr(
     }
     let file = opened.purpose(Purpose::Existing)?;
     let opening = opening(session, name, attributes.size.filter(|_| !ascii));
+    let is_whole = offset == 0 && length.is_none();
+    let expected = digest::of_transfers(session, services).filter(|_| is_whole).zip(attributes.times);
+    let digest = expected.map(|(algorithm, (_, modified))| Expected { algorithm, path: located, modified });
     let endpoint = take_endpoint(session, Direction::ToClient)?;
     let download = Download {
         endpoint,
@@ -96,6 +99,7 @@ pub(super) async fn retr(
         ascii,
         skip: if ascii { offset } else { 0 },
         length,
+        digest,
         window: services.limits.transfer_window,
         idle: services.timeouts.data_idle,
     };

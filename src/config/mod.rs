@@ -16,6 +16,7 @@ pub mod secret;
 
 pub use load::{Loaded, Material, load, load_text};
 
+use crate::ftp::digest::Algorithm;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -277,6 +278,8 @@ pub struct Policy {
     pub umask: u32,
     /// AVBL tells how much room there is.
     pub available_space: bool,
+    /// Digests that HASH and the X commands tell; none where they are turned off.
+    pub hash: Vec<Algorithm>,
 }
 
 /// `data_tls_resumption`

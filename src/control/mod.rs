@@ -265,7 +265,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             Ok(()) => {
                 let argument = Argument::new(request.argument.as_deref());
                 // RNTO is a few requests with a limit each, and half an exchange of names is worse than a long one.
-                let limit = if row.pending == PendingEffect::TakesRename { NO_LIMIT } else { COMMAND_LIMIT };
+                let unlimited = row.pending == PendingEffect::TakesRename || row.is_long;
+                let limit = if unlimited { NO_LIMIT } else { COMMAND_LIMIT };
                 match self.handle(row, argument, limit).await? {
                     Handled::Done(result) => result,
                     Handled::Aborted => Err(CommandError::Refused(426, "Aborted")),
@@ -304,7 +305,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         let Self { stream, decoder, waiting, session, services, .. } = self;
         let mut handling = std::pin::pin!(timeout(limit, call(row, session, services, argument)));
         loop {
-            let listening = row.uses_data && waiting.len() < MAX_QUEUED_LINES;
+            let listening = (row.uses_data || row.is_long) && waiting.len() < MAX_QUEUED_LINES;
             let decoded = tokio::select! {
                 biased;
                 result = &mut handling => return Ok(result.map_or(Handled::TookTooLong, Handled::Done)),
@@ -398,6 +399,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             meter.progress(progress.bytes(), 0);
         };
         self.settle(&mut outcome).await;
+        if let Some(state) = self.session.logged_in()
+            && let Some(digested) = outcome.digested.take()
+            && outcome.result.is_ok()
+        {
+            state.digested = Some(digested);
+        }
         let backend = self.session.logged_in().map(|state| state.backend.name().to_owned()).unwrap_or_default();
         self.recorder.transfer_ended(meter, &backend, kind, &subject, &outcome);
         let reply = match &outcome.result {

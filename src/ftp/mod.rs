@@ -5,7 +5,7 @@
 //! What a client sends:
 //! * [`mod@line`]: command lines out of the control connection's bytes, Telnet and the length cap included;
 //! * [`request`]: a line as verb and argument;
-//! * [`argument`]: what stands behind a verb, one parser each, and [`site`]: what stands behind SITE;
+//! * [`argument`]: what stands behind a verb, one parser each, [`site`] and [`digest`] for those of SITE and HASH;
 //! * [`path`]: the path a client means, [`VirtualPath`](path::VirtualPath);
 //! * [`glob`]: the wildcards of LIST and NLST.
 //!
@@ -17,6 +17,7 @@
 
 pub mod argument;
 pub mod ascii;
+pub mod digest;
 pub mod facts;
 pub mod glob;
 pub mod line;

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use crate::config::{Policy, User};
+use crate::ftp::digest::Algorithm;
 use crate::ftp::facts::FactPermissions;
 use crate::ftp::path::VirtualPath;
 use crate::identity::permissions;
 use crate::identity::root::Root;
 use crate::identity::session_slots::UserSlot;
 use crate::sftp::BackendPath;
+use crate::transfer::digest::Digested;
 use crate::transfer::endpoint::DataEndpoint;
 use crate::transfer::sweep::Sweeper;
 
@@ -38,6 +40,8 @@ pub struct LoggedIn {
     pub pending: Pending,
     /// Directories it uploaded to: they are swept when it ends.
     pub uploaded_to: Vec<BackendPath>,
+    /// The digest of the last file that was transferred whole.
+    pub digested: Option<Digested>,
     /// PASV or EPSV was given.
     pub endpoint: Option<DataEndpoint>,
     /// Its place among the sessions of its user.
@@ -69,6 +73,11 @@ impl LoggedIn {
     /// The policy in force for this user.
     pub fn policy(&self) -> &Policy {
         &self.user.policy
+    }
+
+    /// How HASH makes digests: as OPTS HASH says, or by the first algorithm of the policy; `None` where there is none.
+    pub fn selected_digest(&self) -> Option<Algorithm> {
+        self.parameters.digest.or(self.policy().hash.first().copied())
     }
 
     /// Bits removed from the mode of new files and directories: SITE UMASK, or the policy.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ftp::argument::TransferType;
+use crate::ftp::digest::Algorithm;
 use crate::ftp::facts::FactSelection;
 
 /// They persist over transfers.
@@ -14,6 +15,8 @@ pub struct Parameters {
     pub facts: FactSelection,
     /// EPSV ALL was given: no other way to a data connection is taken any more (RFC 2428 §4).
     pub only_extended_passive: bool,
+    /// OPTS HASH.
+    pub digest: Option<Algorithm>,
     /// SITE UMASK.
     pub umask: Option<u32>,
     /// SITE IDLE.
@@ -26,6 +29,7 @@ impl Default for Parameters {
             transfer_type: TransferType::Ascii,
             facts: FactSelection::default(),
             only_extended_passive: false,
+            digest: None,
             umask: None,
             idle: None,
         }

@@ -13,6 +13,7 @@ use crate::transfer::passive::PassivePorts;
 use crate::transfer::sweep::Sweeper;
 
 use super::backend::Identity;
+use super::digests::Digests;
 use super::line::Pool;
 
 /// Shared by all sessions of the process.
@@ -38,6 +39,8 @@ pub struct Services {
     pub active: Option<Active>,
     /// Sessions counted in all, by address and by user.
     pub slots: SessionSlots,
+    /// Who asks for digests.
+    pub digests: Digests,
     /// What is written to under its own name.
     pub in_place: InPlace,
     /// Which directories were swept of files that a killed gateway left.

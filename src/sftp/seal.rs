@@ -30,6 +30,8 @@ pub struct Sealed {
     pub bytes: u64,
     /// Its length, as FSTAT told it ahead of CLOSE; `None` from a server that does not tell.
     pub size: Option<u64>,
+    /// Its last modification, likewise.
+    pub modified: Option<u32>,
     /// What CLOSE said: told apart, because after a loss only this may be missing.
     pub closed: Result<(), SftpError>,
 }
@@ -101,12 +103,13 @@ impl WriteStream {
         if let Some(mut sync) = sync {
             done(sync.reply_by(deadline).await?)?;
         }
-        let size = match stat.reply_by(deadline).await.and_then(attributes) {
-            Ok(attributes) => attributes.size,
-            Err(SftpError::Status { .. } | SftpError::Protocol(_)) => None,
+        let stat = match stat.reply_by(deadline).await.and_then(attributes) {
+            Ok(attributes) => attributes,
+            Err(SftpError::Status { .. } | SftpError::Protocol(_)) => Attributes::default(),
             Err(error) => return Err(error),
         };
         let closed = close.reply_by(deadline).await.and_then(done);
-        Ok(Sealed { bytes, size, closed })
+        let modified = stat.times.map(|(_, modified)| modified);
+        Ok(Sealed { bytes, size: stat.size, modified, closed })
     }
 }

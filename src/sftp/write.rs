@@ -36,6 +36,11 @@ impl WriteBuffer {
         self.size.saturating_sub(self.packet.len())
     }
 
+    /// The last `count` bytes that were put in.
+    pub fn last(&self, count: usize) -> &[u8] {
+        self.packet.get(self.packet.len().saturating_sub(count)..).unwrap_or_default()
+    }
+
     /// Takes it no more?
     pub fn is_full(&self) -> bool {
         self.remaining() == 0

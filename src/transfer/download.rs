@@ -5,9 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::ftp::ascii::ToNetwork;
-use crate::sftp::{File, ReadStream};
+use crate::ftp::digest::Algorithm;
+use crate::sftp::{BackendPath, File, ReadStream};
 
 use super::data_connection::DataConnection;
+use super::digest::{Digested, Hasher};
 use super::endpoint::{DataEndpoint, Direction};
 use super::outcome::{Outcome, Progress, Stop, TransferError};
 
@@ -28,6 +30,8 @@ pub struct Download {
     pub skip: u64,
     /// RANG: so many bytes and no more.
     pub length: Option<u64>,
+    /// The digest to be made as the bytes pass, and what the file was then; only of a whole file.
+    pub digest: Option<Expected>,
     /// Bytes in flight.
     pub window: usize,
     /// No byte taken by the client for so long ends the transfer.
@@ -37,7 +41,8 @@ pub struct Download {
 impl Download {
     /// Runs it to its end.
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
-        let Self { endpoint, file, size, offset, ascii, skip, length, window, idle } = self;
+        let Self { endpoint, file, size, offset, ascii, skip, length, digest, window, idle } = self;
+        let mut hasher = digest.as_ref().map(|expected| Hasher::new(expected.algorithm));
         // Where the file is thought to end, for this transfer.
         let end = length.map(|length| offset.saturating_add(length));
         let size = size.map(|size| end.map_or(size, |end| size.min(end)));
@@ -53,7 +58,7 @@ impl Download {
             };
             let sending = async {
                 let wanted = Wanted { ascii, skip, length: length.unwrap_or(u64::MAX) };
-                send(&mut source, &mut connection, wanted, idle, &progress, &mut backend_bytes).await?;
+                send(&mut source, &mut connection, wanted, idle, &progress, &mut hasher, &mut backend_bytes).await?;
                 is_whole(&source, offset + backend_bytes, size).await
             };
             let sent = tokio::select! {
@@ -74,7 +79,14 @@ impl Download {
         .await;
         // Reading is over; whatever CLOSE answers changes nothing about what was delivered.
         drop(source);
-        Outcome { result, client_bytes: progress.bytes(), backend_bytes, unsettled: None, hostile_names: 0 }
+        let digested = digest.zip(hasher).filter(|_| result.is_ok()).map(|(expected, hasher)| Digested {
+            path: expected.path,
+            size: backend_bytes,
+            modified: expected.modified,
+            algorithm: expected.algorithm,
+            digest: hasher.finish(),
+        });
+        Outcome { result, client_bytes: progress.bytes(), backend_bytes, unsettled: None, digested, hostile_names: 0 }
     }
 }
 
@@ -90,6 +102,17 @@ async fn is_whole(source: &ReadStream, read: u64, size: Option<u64>) -> Result<(
     }
 }
 
+/// The digest that is made of a download, and how the file is known again.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// How it is made.
+    pub algorithm: Algorithm,
+    /// Where the file is.
+    pub path: BackendPath,
+    /// Its last modification.
+    pub modified: u32,
+}
+
 /// What of the file is sent.
 struct Wanted {
     ascii: bool,
@@ -103,6 +126,7 @@ async fn send(
     wanted: Wanted,
     idle: Duration,
     progress: &Progress,
+    hasher: &mut Option<Hasher>,
     backend_bytes: &mut u64,
 ) -> Result<(), TransferError> {
     let Wanted { ascii, mut skip, length } = wanted;
@@ -115,6 +139,9 @@ async fn send(
         while let Some(mut bytes) = next {
             bytes.truncate(usize::try_from(length - *backend_bytes).unwrap_or(usize::MAX));
             *backend_bytes += bytes.len() as u64;
+            if let Some(hasher) = hasher {
+                hasher.update(&bytes);
+            }
             connection.queue(if ascii { converted(&mut converter, &bytes, &mut skip) } else { bytes });
             next = if connection.has_enough() { None } else { source.ready() };
         }

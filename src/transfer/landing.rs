@@ -212,6 +212,11 @@ impl Landing {
         Self { way: Way::Continue { length, writer }, target, manner }
     }
 
+    /// The name that it gets.
+    pub(super) fn target(&self) -> &BackendPath {
+        &self.target
+    }
+
     /// The name whose file system and attributes matter now.
     pub fn path(&self) -> &BackendPath {
         match &self.way {
@@ -252,6 +257,15 @@ impl Landing {
     /// Is what comes of it kept when it breaks?
     pub(super) fn keeps_parts(&self) -> bool {
         self.manner.keep && matches!(self.way, Way::Atomic { .. })
+    }
+
+    /// Does it add to what is there?
+    pub fn continues(&self) -> bool {
+        match &self.way {
+            Way::Atomic { resumed, .. } => resumed.is_some(),
+            Way::Direct { .. } => false,
+            Way::Continue { .. } => true,
+        }
     }
 
     /// Is it written under its final name?

@@ -96,6 +96,7 @@ impl Listing {
             client_bytes: progress.bytes(),
             backend_bytes: progress.bytes(),
             unsettled: None,
+            digested: None,
             hostile_names: formatter.hostile,
         }
     }

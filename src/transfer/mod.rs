@@ -2,6 +2,7 @@
 
 pub mod commit;
 pub mod data_connection;
+pub mod digest;
 pub mod download;
 pub mod endpoint;
 pub mod in_place;

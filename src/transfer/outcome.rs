@@ -10,6 +10,7 @@ use crate::sftp::{BackendPath, Session, SftpError, StatusCode};
 
 use super::commit::Shortage;
 use super::data_connection::DataError;
+use super::digest::Digested;
 use super::left_behind::{Held, LeftBehind};
 
 /// What is moved.
@@ -189,6 +190,8 @@ pub struct Outcome {
     pub backend_bytes: u64,
     /// What only the backend can tell now, over a new connection, before the client is told how it ended.
     pub unsettled: Option<Unsettled>,
+    /// The digest of the file, where it was asked for and all of it passed.
+    pub digested: Option<Digested>,
     /// Names of the listing that could not be shown, because they would have broken its lines.
     pub hostile_names: u64,
 }

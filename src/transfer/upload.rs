@@ -6,10 +6,12 @@ use bytes::BytesMut;
 use tokio::time::timeout;
 
 use crate::ftp::ascii::FromNetwork;
+use crate::ftp::digest::Algorithm;
 use crate::sftp::{File, MoreChannels, Session, SftpError, StripedWriter};
 
 use super::commit;
 use super::data_connection::{DataConnection, DataError};
+use super::digest::{Digested, Hasher};
 use super::endpoint::{DataEndpoint, Direction};
 use super::landing::{Begun, Landing, Patience};
 use super::outcome::{Outcome, Progress, Stop, StopReason, TransferError};
@@ -46,6 +48,8 @@ pub struct Upload {
     pub idle: Duration,
     /// The end of TCP is no end under TLS.
     pub strict_end: bool,
+    /// The digest to be made as the bytes pass, of an upload that is a whole file.
+    pub digest: Option<Algorithm>,
 }
 
 /// How far an upload has come: it decides what is undone.
@@ -62,7 +66,10 @@ struct Reached {
 impl Upload {
     /// Runs it to its end. Success means that every WRITE, CLOSE and the rename were acknowledged.
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
-        let Self { endpoint, sftp, file, mut landing, offset, ascii, window, more_channels, idle, strict_end } = self;
+        let Self { endpoint, sftp, file, mut landing, offset, ascii, window, more_channels, idle, strict_end, digest } =
+            self;
+        let mut hasher = digest.map(Hasher::new);
+        let mut digested = None;
         let mut reached = Reached::default();
         let result = async {
             let mut connection = tokio::select! {
@@ -86,7 +93,7 @@ impl Upload {
             let mut sink = StripedWriter::new(file, offset, window.min(MAX_WINDOW), more);
             let received = tokio::select! {
                 reason = stop.tripped() => Err(reason.into()),
-                received = receive(&mut connection, &mut sink, &manner, &progress) => received,
+                received = receive(&mut connection, &mut sink, &manner, &mut hasher, &progress) => received,
             };
             if let Err(error) = received {
                 connection.reset();
@@ -111,7 +118,15 @@ impl Upload {
                 reached.last_step = landing.is_in_place();
                 sealed.closed.clone()?;
                 reached.last_step = false;
-                landing.verify(&sftp, &sealed, offset + sealed.bytes).await
+                landing.verify(&sftp, &sealed, offset + sealed.bytes).await?;
+                digested = hasher.take().zip(sealed.modified).map(|(hasher, modified)| Digested {
+                    path: landing.target().clone(),
+                    size: sealed.bytes,
+                    modified,
+                    algorithm: hasher.algorithm(),
+                    digest: hasher.finish(),
+                });
+                Ok(())
             };
             // P-25: the data connection is closed before the final reply; the backend need not wait for that.
             let (stored, ()) = tokio::join!(unless_stopped(store, &stop), connection.acknowledge_end());
@@ -168,6 +183,7 @@ impl Upload {
             client_bytes: progress.bytes(),
             backend_bytes: reached.acknowledged,
             unsettled,
+            digested,
             hostile_names: 0,
         }
     }
@@ -203,10 +219,11 @@ async fn receive(
     connection: &mut DataConnection,
     sink: &mut StripedWriter,
     manner: &Reception,
+    hasher: &mut Option<Hasher>,
     progress: &Progress,
 ) -> Result<(), TransferError> {
     if manner.ascii {
-        return receive_converted(connection, sink, manner, progress).await;
+        return receive_converted(connection, sink, manner, hasher, progress).await;
     }
     let mut buffer = sink.buffer();
     loop {
@@ -230,6 +247,9 @@ async fn receive(
             break;
         }
         progress.add(read);
+        if let Some(hasher) = hasher {
+            hasher.update(buffer.last(read));
+        }
         if buffer.is_full() {
             let full = std::mem::replace(&mut buffer, sink.buffer());
             sink.write(full).await?;
@@ -242,6 +262,7 @@ async fn receive_converted(
     connection: &mut DataConnection,
     sink: &mut StripedWriter,
     manner: &Reception,
+    hasher: &mut Option<Hasher>,
     progress: &Progress,
 ) -> Result<(), TransferError> {
     let mut converter = FromNetwork::default();
@@ -262,6 +283,9 @@ async fn receive_converted(
             converter.finish(&mut converted);
         } else {
             converter.convert(&received, &mut converted);
+        }
+        if let Some(hasher) = hasher {
+            hasher.update(&converted);
         }
         let mut rest: &[u8] = &converted;
         while !rest.is_empty() {

@@ -8,11 +8,12 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::sshd::{Options, PASSWORD, Sshd, USER};
-use crate::support::transfer::{abort, begin, content, end, eventually, fill, names};
+use crate::support::transfer::{Data, abort, begin, content, end, eventually, fill, names};
 
 /// How long the command after an aborted transfer may take where one process of the server hangs.
 const OVERTAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -42,6 +43,13 @@ async fn a_session_has_one_channel_whatever_it_does() {
     assert_eq!(sshd.logins(), 2);
 }
 
+/// Reads until nothing more comes: then the gateway waits for the server, and not for the client.
+async fn take_what_comes(data: &mut Data) {
+    let moment = Duration::from_millis(300);
+    let mut taken = Vec::new();
+    while timeout(moment, data.read_buf(&mut taken)).await.is_ok_and(|count| count.unwrap() > 0) {}
+}
+
 #[tokio::test]
 async fn a_channel_that_hangs_is_left_and_the_next_command_works() {
     let sshd = Sshd::start().await;
@@ -54,6 +62,7 @@ async fn a_channel_that_hangs_is_left_and_the_next_command_works() {
         let mut some = vec![0; 100_000];
         data.read_exact(&mut some).await.unwrap();
         sshd.freeze(&sshd.sftp_servers());
+        take_what_comes(&mut data).await;
         abort(&mut client).await;
         let asked = Instant::now();
         client.ask("SIZE long", 213).await;
@@ -77,6 +86,7 @@ async fn a_channel_that_hangs_is_left_and_the_next_command_works() {
         let mut data = begin(&mut client, "RETR long").await;
         data.read_exact(&mut vec![0; 100_000]).await.unwrap();
         sshd.freeze(&sshd.sftp_servers());
+        take_what_comes(&mut data).await;
         abort(&mut client).await;
         client.ask("SIZE long", 213).await;
     }

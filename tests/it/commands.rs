@@ -35,7 +35,9 @@ async fn commands_that_tell_about_the_gateway() {
     let (sshd, gateway, mut client) = start().await;
     assert_eq!(client.ask("SYST", 215).await.text(), "215 UNIX Type: L8");
     let feat = "211-Features:\n AUTH TLS\n PBSZ\n PROT\n TVFS\n UTF8\n EPSV\n REST STREAM\n \
-                MLST type*;size*;modify*;perm*;UNIX.mode*;UNIX.owner*;UNIX.group*;\n SIZE\n MDTM\n MFMT\n CLNT\n211 End";
+                MLST type*;size*;modify*;perm*;UNIX.mode*;UNIX.owner*;UNIX.group*;\n SIZE\n MDTM\n MFMT\n CLNT\n \
+                HOST\n RANG STREAM\n MFF Modify;UNIX.mode;\n LANG EN*\n HASH SHA-256*;SHA-1;MD5;CRC32\n \
+                XCRC\n XMD5\n XSHA1\n XSHA256\n XSHA512\n211 End";
     let mut lines: Vec<&str> = feat.lines().collect();
     lines.sort_unstable();
     let told = client.ask("FEAT", 211).await.text();

@@ -404,7 +404,6 @@ fn what_does_not_exist_yet_is_refused_and_its_default_is_not() {
             with("policy: {list_time_zone: Europe/Berlin}"),
         ),
         ("policy.list_style", with("policy: {list_style: unix}"), with("policy: {list_style: dos}")),
-        ("policy.hash", with("policy: {hash: []}"), with("policy: {hash: [MD5]}")),
         (
             "limits.failed_logins.per_ip",
             with("limits: {failed_logins: {per_ip: 20}}"),
@@ -454,9 +453,8 @@ fn what_is_accepted_without_effect_is_a_warning() {
     let warned = |document: &str| -> Vec<String> {
         load_text(document, folder.path()).warnings.into_iter().map(|warning| warning.at).collect()
     };
-    assert_eq!(warned(&with("")), ["policy.hash", "limits.failed_logins", "limits.commands_per_second"]);
-    let peer_check_off =
-        ["policy.hash", "policy.data_peer_check", "limits.failed_logins", "limits.commands_per_second"];
+    assert_eq!(warned(&with("")), ["limits.failed_logins", "limits.commands_per_second"]);
+    let peer_check_off = ["policy.data_peer_check", "limits.failed_logins", "limits.commands_per_second"];
     assert_eq!(warned(&with("policy: {data_peer_check: false}")), peer_check_off);
     let required = warned(&with("policy: {data_peer_check: false, data_tls_resumption: require}"));
     assert!(!required.contains(&"policy.data_peer_check".to_owned()), "{required:?}");

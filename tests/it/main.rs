@@ -15,6 +15,7 @@ mod command_line;
 mod commands;
 mod configuration;
 mod delay;
+mod digests;
 mod endings;
 mod faults;
 mod layering;

@@ -27,6 +27,14 @@ fn the_command_table_is_the_programs_own() {
 }
 
 #[test]
+fn the_performance_table_is_the_output_of_the_benchmark() {
+    let table = between_markers("performance");
+    for row in ["| one stream up, MB/s |", "| 40 ms: one stream down, MB/s |", "| idle session, KiB |", "Medians of "] {
+        assert!(table.contains(row), "put the output of `tests/bench` between the markers: no {row}");
+    }
+}
+
+#[test]
 fn every_configuration_loads() {
     let folder = folder();
     let examples = blocks("yaml");
@@ -116,7 +124,7 @@ fn no_key_that_is_refused_for_now_is_forgotten() {
         .iter()
         .map(|row| row[0].rsplit('.').next().unwrap().to_owned())
         // Refused by code of their own.
-        .filter(|key| !matches!(key.as_str(), "agent" | "certificate" | "symlinks: hide" | "permissions: chmod"))
+        .filter(|key| !matches!(key.as_str(), "agent" | "certificate" | "symlinks: hide"))
         .collect();
     decoded.sort();
     told.sort();

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -516,9 +517,11 @@ async fn lftp_moves_removes_lists_and_is_told_what_cannot_be_done() {
         fs::remove_dir_all(desk.path().join("out")).unwrap();
         assert_eq!(lines(said("mrm a/on*; rmdir a/b/c; cls -1 a a/b")).join("|"), "a/b/|a/b/zwei drei");
 
+        said("chmod 600 'a/b/zwei drei'").succeeded();
+        assert_eq!(fs::metadata(sshd.files().join("a/b/zwei drei")).unwrap().permissions().mode() & 0o777, 0o600);
+
         // Refused, and the session goes on.
         for (command, code) in [
-            ("chmod 600 'a/b/zwei drei'", "502"),
             ("cd missing", "550"),
             ("cat missing", "550"),
             ("rm missing", "550"),

@@ -41,7 +41,6 @@ pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> 
         .map(|cursor| backends::backends(&cursor, report));
     let users = fields.require("users", "who may log in, by name, each with a `backend` and a `login`");
     let policy_cursor = fields.take("policy");
-    policy::warn(policy_cursor.as_ref(), report);
     let policy = policy::policy(policy_cursor, &policy::default(), report);
     let limits = process::limits(fields.take("limits"), report);
     let timeouts = process::timeouts(fields.take("timeouts"), report);

@@ -1,10 +1,11 @@
 //! `policy`: how transfers and names are treated, for everyone and again per user.
 
-use super::super::raw::{Key, Node};
+use super::super::raw::Node;
 use super::super::{AsciiMode, Policy, Resumption, Symlinks, UploadMode, scalar};
 use super::Report;
 use super::cursor::Cursor;
-use super::fields::{are_words, is_empty_list, is_flag, is_word};
+use super::fields::{is_flag, is_word};
+use crate::ftp::digest::Algorithm;
 
 /// Most channels of one upload: each is a process on the server, and OpenSSH gives ten to a connection.
 const MAX_UPLOAD_STREAMS: u32 = 4;
@@ -24,15 +25,14 @@ pub(super) fn default() -> Policy {
         symlinks: Symlinks::Inside,
         umask: 0o022,
         available_space: false,
+        hash: vec![Algorithm::Sha256, Algorithm::Sha1, Algorithm::Md5, Algorithm::Crc32],
     }
 }
 
-/// What is accepted and has no effect yet.
-pub(super) fn warn(cursor: Option<&Cursor<'_>>, report: &mut Report) {
-    let is_off = |(key, value): &(Key, Node)| matches!(key, Key::Text(key) if key == "hash") && is_empty_list(value);
-    if !matches!(cursor.map(|cursor| cursor.node), Some(Node::Mapping(entries)) if entries.iter().any(is_off)) {
-        report.warn("policy.hash", "is accepted but has no effect yet: HASH and the X… digest commands do not exist");
-    }
+fn algorithms(cursor: &Cursor<'_>, report: &mut Report) -> Option<Vec<Algorithm>> {
+    let choices = Algorithm::ALL.map(|algorithm| (algorithm.name(), algorithm));
+    let items = cursor.list("a list of digest algorithms such as [SHA-256, CRC32]", report)?;
+    items.iter().map(|item| item.choice(&choices, report)).collect()
 }
 
 /// The keys that are written, over `defaults`.
@@ -95,8 +95,7 @@ pub(super) fn policy(cursor: Option<Cursor<'_>>, defaults: &Policy, report: &mut
     fields.not_yet("charset", "utf-8", is_word("utf-8"), report);
     fields.not_yet("list_time_zone", "UTC", is_word("UTC"), report);
     fields.not_yet("list_style", "unix", is_word("unix"), report);
-    let is_default_hash = |node: &Node| is_empty_list(node) || are_words(&["SHA-256", "SHA-1", "MD5", "CRC32"])(node);
-    fields.not_yet("hash", "[SHA-256, SHA-1, MD5, CRC32]", is_default_hash, report);
+    policy.hash = fields.or("hash", std::mem::take(&mut policy.hash), report, algorithms);
     fields.not_yet("ccc", "false", is_flag(false), report);
     fields.finish(report);
     policy
