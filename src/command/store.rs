@@ -320,11 +320,15 @@ async fn open_further(
     start: Start,
     manner: &Manner,
 ) -> Result<Opened, CommandError> {
+    // Before the length is looked at: until a hanging server has answered it is not the one to go on from.
+    let mut writer = write_in_place(manner, located)?;
     let seen = look_around(session, sftp, located).await?;
     let (target, existing, part) = match found(session, seen.inside, seen.name)? {
         Found::Plain(existing) => (located.clone(), existing, seen.part),
         // What was looked at is beside the link.
         Found::Link => {
+            let (target, _) = behind_link(session, located).await?;
+            writer = write_in_place(manner, &target)?;
             let (target, existing) = behind_link(session, located).await?;
             (target, existing, None)
         }
@@ -359,7 +363,6 @@ async fn open_further(
         return Err(CommandError::Refused(502, "The file server cannot continue a file"));
     }
     let offset = if let Start::At(offset) = start { offset } else { size };
-    let writer = write_in_place(manner, &target)?;
     let file = match open_to_continue(sftp, &target).await {
         Ok(file) => file,
         Err(error) => return Err(why_not_opened(sftp, &target, error, false).await),
