@@ -105,6 +105,7 @@ impl Writer {
             tokio::spawn(async move {
                 sftp.settled().await;
                 if sftp.is_lost() {
+                    drop(sftp);
                     sleep(LEFT_ALONE).await;
                 } else if let Some(undo) = undo {
                     // Nobody else can have begun to write to it.
