@@ -266,6 +266,13 @@ impl BackendLink {
         let mut is_whole = false;
         let settling = async {
             if let Ok(sftp) = self.reconnect().await {
+                if let (Some((undo, watch)), Some(lane)) = (unsettled.to_watch(), &self.lane) {
+                    let kept = lane.keep();
+                    tokio::spawn(async move {
+                        watch.keep(undo, kept.sftp()).await;
+                        kept.close().await;
+                    });
+                }
                 is_whole = unsettled.settle(&sftp).await.unwrap_or(false);
                 self.put_right(&sftp).await;
             }

@@ -190,10 +190,35 @@ impl Lane {
         self.place.end_transfer();
     }
 
+    /// Keeps it and its connection, whatever becomes of the session.
+    pub(super) fn keep(&self) -> Kept {
+        Kept { sftp: self.sftp.clone(), line: Arc::clone(&self.place.line) }
+    }
+
     /// Closes it, and the connection with a goodbye where it was the last on it.
     pub(super) async fn close(self) {
         let line = Arc::clone(&self.place.line);
         drop(self);
+        close(line).await;
+    }
+}
+
+/// A channel that something goes on with when its session is over.
+pub(super) struct Kept {
+    sftp: sftp::Session,
+    line: Arc<Line>,
+}
+
+impl Kept {
+    /// The SFTP session.
+    pub(super) fn sftp(&self) -> &sftp::Session {
+        &self.sftp
+    }
+
+    /// Lets go of it.
+    pub(super) async fn close(self) {
+        let Self { sftp, line } = self;
+        drop(sftp);
         close(line).await;
     }
 }

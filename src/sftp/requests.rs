@@ -18,6 +18,9 @@ use super::wire::status::StatusCode;
 /// No reply and no room for so long: the server hangs. For file data, counted from the last progress of the stream.
 pub(super) const STALL: Duration = Duration::from_secs(60);
 
+/// Answers owed and none given for so long before a loss: the server did not die, it stood still.
+const STANDSTILL: Duration = Duration::from_secs(2);
+
 /// Packets waiting for the writer; beyond it the one who asks waits.
 pub(super) const QUEUE: usize = 32;
 
@@ -79,6 +82,10 @@ struct State {
     /// Packets longer than this are not sent, length field included.
     longest_packet: Option<usize>,
     lost: Option<String>,
+    /// Since when the server has owed answers without giving one.
+    silent_since: Option<Instant>,
+    /// It had done so for long when the session was lost.
+    stood_still: bool,
 }
 
 /// Who waits for a reply.
@@ -181,6 +188,11 @@ impl Requests {
         self.shared.gone.is_cancelled()
     }
 
+    /// Did the server stand still before the session was lost? What it was sent it may then have before it yet.
+    pub(super) fn stood_still(&self) -> bool {
+        self.shared.lock().stood_still
+    }
+
     pub(super) async fn lost(&self) {
         self.shared.gone.cancelled().await;
     }
@@ -237,6 +249,9 @@ impl Turn<'_> {
             // SECURITY: OpenSSH's server exits on a packet above its limit, and everything open in the session with it.
             let message = "the pathname is longer than a packet to this server may be".to_owned();
             return Err(SftpError::Status { code: StatusCode::BAD_MESSAGE, message });
+        }
+        if state.pending.is_empty() {
+            state.silent_since = Some(Instant::now());
         }
         state.pending.insert(id, waiter);
         state.queued += 1;
@@ -328,6 +343,7 @@ impl Shared {
         let waiter = {
             let mut state = self.lock();
             let waiter = state.pending.remove(&id);
+            state.silent_since = (!state.pending.is_empty()).then(Instant::now);
             if matches!(waiter, Some(Waiter::Abandoned)) {
                 state.abandoned -= 1;
             }
@@ -412,7 +428,10 @@ impl Shared {
     pub(super) fn lose(&self, reason: &str) {
         let waiters = {
             let mut state = self.lock();
-            state.lost.get_or_insert_with(|| reason.to_owned());
+            if state.lost.is_none() {
+                state.lost = Some(reason.to_owned());
+                state.stood_still = state.silent_since.is_some_and(|since| since.elapsed() >= STANDSTILL);
+            }
             state.closing = Vec::new();
             state.abandoned = 0;
             std::mem::take(&mut state.pending)

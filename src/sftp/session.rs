@@ -142,6 +142,12 @@ impl Session {
         self.requests().is_lost()
     }
 
+    /// Did the server owe answers without giving one, for seconds, before the session was lost? What it was sent it may
+    /// then carry out later: a process that was stopped reads on where it stood, whatever became of the connection.
+    pub fn stood_still(&self) -> bool {
+        self.requests().stood_still()
+    }
+
     /// Waits until the session is gone.
     pub async fn lost(&self) {
         self.requests().lost().await;

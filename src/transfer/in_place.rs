@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::sftp::{BackendPath, Session, SftpError};
 
@@ -15,6 +15,9 @@ use super::outcome::Unsettled;
 /// How long a file is left alone when the connection to a server that hung is gone before it has answered: its process
 /// may be thawed, and carry out what it was sent.
 const LEFT_ALONE: Duration = Duration::from_secs(10 * 60);
+
+/// How often such a file is looked at: at first, and at most.
+const LOOKS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
 
 /// Files that are left alone. One more is not, rather than that a server which hangs for all takes memory without end.
 const MAX_LEFT_ALONE: usize = 4096;
@@ -92,26 +95,26 @@ impl Writer {
         if let Some(left_behind) = undo.take() {
             match timeout(patience, left_behind.put_right(sftp)).await {
                 // For the next connection, before the client is told.
-                Ok(Err(SftpError::Lost(_))) => return Some(Unsettled::InPlace(left_behind)),
+                Ok(Err(SftpError::Lost(_))) | Err(_) => undo = Some(left_behind),
                 Ok(_) => {}
-                Err(_) => undo = Some(left_behind),
             }
         }
-        if !sftp.is_lost()
-            && sftp.owes_answers()
+        if sftp.is_lost() {
+            let watch = if sftp.stood_still() { self.leave_alone().map(LeftAlone::for_long) } else { None };
+            return undo.map(|undo| Unsettled::InPlace { undo, watch });
+        }
+        if sftp.owes_answers()
             && let Some(left_alone) = self.leave_alone()
         {
             let sftp = sftp.clone();
             tokio::spawn(async move {
                 sftp.settled().await;
                 if sftp.is_lost() {
-                    drop(sftp);
-                    sleep(LEFT_ALONE).await;
+                    left_alone.for_long();
                 } else if let Some(undo) = undo {
                     // Nobody else can have begun to write to it.
                     let _ = undo.put_right(&sftp).await;
                 }
-                drop(left_alone);
             });
         }
         None
@@ -144,6 +147,39 @@ impl Drop for Writer {
 struct LeftAlone {
     in_place: InPlace,
     key: (Arc<str>, BackendPath),
+}
+
+impl LeftAlone {
+    /// The connection is gone, and its server may go on one day: nobody writes to the file for [`LEFT_ALONE`].
+    fn for_long(self) -> Watch {
+        let watch = Watch { left_alone: Arc::new(self), until: Instant::now() + LEFT_ALONE };
+        let Watch { left_alone, until } = watch.clone();
+        tokio::spawn(async move {
+            sleep_until(until).await;
+            drop(left_alone);
+        });
+        watch
+    }
+}
+
+/// A file that is left alone after the loss of a connection. What is still done to it is undone as long as it is, which
+/// this must not outlive.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    left_alone: Arc<LeftAlone>,
+    until: Instant,
+}
+
+impl Watch {
+    /// Undoes it again and again over `sftp`, until the time is over or that is lost too.
+    pub async fn keep(self, undo: LeftBehind, sftp: &Session) {
+        let [mut pause, longest] = LOOKS;
+        while Instant::now() + pause < self.until && !sftp.is_lost() {
+            sleep(pause).await;
+            let _ = undo.put_right(sftp).await;
+            pause = longest.min(pause * 2);
+        }
+    }
 }
 
 impl Drop for LeftAlone {

@@ -11,6 +11,7 @@ use crate::sftp::{BackendPath, Session, SftpError, StatusCode};
 use super::commit::Shortage;
 use super::data_connection::DataError;
 use super::digest::Digested;
+use super::in_place::Watch;
 use super::left_behind::{Held, LeftBehind};
 
 /// What is moved.
@@ -135,7 +136,12 @@ pub enum Unsettled {
     },
     /// A file that was written in place must be what it was before the client is told, for later on it may be another's
     /// work.
-    InPlace(LeftBehind),
+    InPlace {
+        /// What is done about it.
+        undo: LeftBehind,
+        /// Where the server stood still, and may do it again.
+        watch: Option<Watch>,
+    },
 }
 
 impl Unsettled {
@@ -166,8 +172,8 @@ impl Unsettled {
                 }
                 Ok(false)
             }
-            Self::InPlace(left_behind) => {
-                left_behind.put_right(sftp).await?;
+            Self::InPlace { undo, .. } => {
+                undo.put_right(sftp).await?;
                 Ok(false)
             }
         }
@@ -175,7 +181,15 @@ impl Unsettled {
 
     /// May the client have to be told of a success?
     pub fn may_be_whole(&self) -> bool {
-        !matches!(self, Self::InPlace(_))
+        !matches!(self, Self::InPlace { .. })
+    }
+
+    /// What is to be undone again, should the server that was lost go on.
+    pub fn to_watch(&self) -> Option<(LeftBehind, Watch)> {
+        match self {
+            Self::InPlace { undo, watch } => Some((undo.clone(), watch.clone()?)),
+            Self::Renamed { .. } | Self::Written { .. } => None,
+        }
     }
 }
 

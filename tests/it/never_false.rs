@@ -171,6 +171,38 @@ async fn what_a_hanging_server_may_still_store_never_meets_the_next_upload_to_th
     }
 }
 
+#[tokio::test]
+async fn what_a_server_stores_after_its_connection_was_lost_is_undone() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&Setup::backend_with(&sshd, "keepalive: 1s").with_users(&sshd.files()));
+    let (old, lost) = (content(10_000, 1), content(20_000, 2));
+    sshd.place_file("file", &old);
+    let mut client = log_in(&gateway).await;
+    let mut data = begin(&mut client, "APPE file").await;
+    let frozen = sshd.sftp_servers();
+    sshd.freeze(&frozen);
+    // One WRITE, which the pipe to the process takes as a whole.
+    data.write_all(&lost).await.unwrap();
+    end(data).await;
+    let handed_on = || sshd.session_processes().iter().any(|&process| sshd.have_written(&[process], 20_000));
+    eventually("sshd has handed it on", handed_on).await;
+    sshd.freeze_sessions();
+    client.expect_within(451, Duration::from_secs(20)).await;
+    assert!(fs::read(sshd.files().join("file")).unwrap() == old, "before the client is told");
+    let mut other = log_in(&gateway).await;
+    for client in [&mut client, &mut other] {
+        assert_eq!(client.store("APPE file", b"more").await.code, 450);
+        assert_eq!(client.store("STOR other", b"goes on").await.code, 226);
+    }
+    // What is still done to the file is undone, also if nobody is there any more.
+    drop(client);
+    drop(other);
+    let length = || fs::metadata(sshd.files().join("file")).unwrap().len();
+    sshd.thaw(&frozen);
+    eventually("the old server carries out what it has", || length() > 10_000).await;
+    eventually("the file is what it was", || fs::read(sshd.files().join("file")).unwrap() == old).await;
+}
+
 /// When the backend stops.
 #[derive(Debug, Clone, Copy)]
 enum Frozen {

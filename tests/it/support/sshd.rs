@@ -291,6 +291,11 @@ impl Sshd {
         signal("KILL", processes);
     }
 
+    /// Lets some of them go on.
+    pub(crate) fn thaw(&self, processes: &[u32]) {
+        signal("CONT", processes);
+    }
+
     /// Undoes [`Sshd::freeze_sessions`] and [`Sshd::freeze`].
     pub(crate) fn thaw_sessions(&self) {
         signal("CONT", &self.session_processes());
