@@ -34,7 +34,7 @@ pub(super) async fn mdtm(
 ) -> Result<Step, CommandError> {
     let argument = argument.required()?;
     let change = argument::mdtm_change(argument);
-    let (_, located) = place(session, argument, Purpose::Existing)?;
+    let (_, located) = place(session, argument, Purpose::Existing).await?;
     match (look_up(session, &located, Purpose::Existing).await, change) {
         // RFC 3659 §3.1 knows no form that sets the time: a file of that whole name comes first.
         (Ok(attributes), _) => match attributes.times {

@@ -26,7 +26,7 @@ pub(super) async fn hash(
 ) -> Result<Step, CommandError> {
     let name = argument.required()?;
     let Some(algorithm) = session.selected_digest() else { return Err(turned_off()) };
-    let (_, path) = place(session, name, Purpose::Existing)?;
+    let (_, path) = place(session, name, Purpose::Existing).await?;
     let attributes = look_up(session, &path, Purpose::Existing).await?;
     if !may_be_plain(&attributes) {
         return Err(CommandError::Refused(556, "Not a plain file"));
@@ -105,7 +105,7 @@ async fn older(
     }
     let argument = argument.required()?;
     let mut request = digest::request(argument)?;
-    let (_, mut path) = place(session, request.path, Purpose::Existing)?;
+    let (_, mut path) = place(session, request.path, Purpose::Existing).await?;
     let attributes = match look_up(session, &path, Purpose::Existing).await {
         // A name may end in numbers, so the whole argument is one first.
         Err(CommandError::Backend(_, error)) if is_missing(&error) && request.path == argument => {
@@ -113,7 +113,7 @@ async fn older(
                 return Err(CommandError::Backend(Purpose::Existing, error));
             };
             request = ranged;
-            (_, path) = place(session, request.path, Purpose::Existing)?;
+            (_, path) = place(session, request.path, Purpose::Existing).await?;
             look_up(session, &path, Purpose::Existing).await?
         }
         other => other?,

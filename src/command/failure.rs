@@ -40,8 +40,8 @@ pub enum CommandError {
     /// The backend said no, or could not be asked.
     #[error("backend: {1}")]
     Backend(Purpose, #[source] BackendError),
-    /// The path leads out of the user's root.
-    #[error("the path leads out of the user's root")]
+    /// A symbolic link on the path leads out of the user's root, or is not to be followed at all.
+    #[error("the path leads over a symbolic link that the policy does not follow")]
     Outside(Purpose),
     /// No room is left for a new file.
     #[error("backend: {0} ({1})")]
@@ -131,7 +131,9 @@ pub fn reply_for(error: &CommandError) -> Answer {
         CommandError::Backend(purpose, BackendError::Connect(_)) => {
             Answer::stay(temporarily(*purpose), "The backend cannot be reached, try again later")
         }
-        CommandError::Outside(purpose) => Answer::stay(not_allowed(*purpose), "Leads out of your directory tree"),
+        CommandError::Outside(purpose) => {
+            Answer::stay(not_allowed(*purpose), "Leads over a symbolic link that is not followed here")
+        }
         CommandError::StorageFull(shortage, _) => Answer::stay(452, full(*shortage)),
         CommandError::NewNameRefused(_) => {
             Answer::stay(553, "The file server lets no new file be made here, not even for the time of the upload")

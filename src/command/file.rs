@@ -16,19 +16,66 @@ use crate::transfer::{commit, temporary};
 use super::failure::{CommandError, For, Purpose, is_missing, permit};
 use super::{Argument, Step, flight};
 
+/// Names of one path that are asked for because they may be text or bytes of no charset. Nobody nests more of them, and
+/// each is a round trip.
+const MAX_ASKED: usize = 8;
+
 /// Mode of a new directory before the umask.
 const DIRECTORY_MODE: u32 = 0o777;
+
+/// The path that a client means by a name, in whatever charset it is.
+pub(super) async fn path_of(
+    session: &mut LoggedIn,
+    name: &[u8],
+    purpose: Purpose,
+) -> Result<VirtualPath, CommandError> {
+    let Some(charset) = session.charset().filter(|_| !name.is_ascii()) else {
+        return session.directory.resolve(name).purpose(purpose);
+    };
+    let mut meant = Vec::with_capacity(2 * name.len());
+    let mut asked = 0;
+    for (index, sent) in name.split(|byte| *byte == b'/').enumerate() {
+        if index > 0 {
+            meant.push(b'/');
+        }
+        let read = charset.name(sent);
+        let is_either = *read != *sent && asked < MAX_ASKED;
+        asked += usize::from(is_either);
+        let is_raw = is_either && {
+            let path = |last: &[u8]| session.directory.resolve(&[&meant, last].concat());
+            let [as_text, as_it_is] = [path(&read), path(sent)];
+            let [as_text, as_it_is] = [as_text.purpose(purpose)?, as_it_is.purpose(purpose)?];
+            exists_only(session, &as_it_is, &as_text).await.purpose(purpose)?
+        };
+        meant.extend_from_slice(if is_raw { sent } else { &read });
+    }
+    session.directory.resolve(&meant).purpose(purpose)
+}
+
+/// Is there the one, and not the other?
+async fn exists_only(session: &mut LoggedIn, this: &VirtualPath, other: &VirtualPath) -> Result<bool, BackendError> {
+    let [this, other] = [this, other].map(|path| session.root.locate(path));
+    let flight = |sftp: Session| {
+        let [this, other] = [&this, &other];
+        async move {
+            let (this, other) = tokio::join!(sftp.lstat(this), sftp.lstat(other));
+            Ok((flight::answered(this)?, flight::answered(other)?))
+        }
+    };
+    let (this, other) = session.backend.repeatable(flight).await?;
+    Ok(this.is_ok() && other.is_err())
+}
 
 /// Where a name of the client is on the backend, as far as the name alone tells: not one of our own temporary names, and
 /// below the root lexically.
 ///
 /// SECURITY: where links lead is not checked yet; [`confine`] does, or `Root::check` in the flight of what needs it.
-pub(super) fn place(
-    session: &LoggedIn,
+pub(super) async fn place(
+    session: &mut LoggedIn,
     name: &[u8],
     purpose: Purpose,
 ) -> Result<(VirtualPath, BackendPath), CommandError> {
-    let path = session.directory.resolve(name).purpose(purpose)?;
+    let path = path_of(session, name, purpose).await?;
     if path.segments().any(temporary::is_hidden) {
         return Err(CommandError::Reserved(purpose));
     }
@@ -43,7 +90,7 @@ pub(super) async fn locate(
     follow: Follow,
     purpose: Purpose,
 ) -> Result<(VirtualPath, BackendPath), CommandError> {
-    let (path, located) = place(session, name, purpose)?;
+    let (path, located) = place(session, name, purpose).await?;
     confine(session, &located, follow, purpose).await?;
     Ok((path, located))
 }
@@ -165,7 +212,7 @@ pub(super) async fn size(
         // RFC 3659 §4: the size in the current TYPE, exactly; that takes reading the file.
         return Err(CommandError::WrongKind(Purpose::Existing, "SIZE is not told in ASCII mode, use TYPE I"));
     }
-    let (_, located) = place(session, name, Purpose::Existing)?;
+    let (_, located) = place(session, name, Purpose::Existing).await?;
     let attributes = look_up_for_resume(session, &located).await?;
     if attributes.kind().is_some_and(|kind| kind != FileKind::Regular) {
         return Err(CommandError::WrongKind(Purpose::Existing, "Not a plain file"));
@@ -206,7 +253,7 @@ pub(super) async fn mkd(
         }
         Err(error) => return Err(error).purpose(Purpose::Directory),
     }
-    let mut text = quoted(path.as_bytes());
+    let mut text = quoted(&session.shown(&path));
     text.extend_from_slice(b" created");
     Ok(Step::reply(257, text))
 }

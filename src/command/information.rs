@@ -1,8 +1,8 @@
 //! FEAT (RFC 2389), SYST, STAT, HELP, NOOP (RFC 959 §4.1.3), LANG (RFC 2640 §4), CLNT, CSID and AVBL.
 
 use crate::ftp::argument::{ArgumentError, TransferType};
-use crate::ftp::digest;
 use crate::ftp::reply::Reply;
+use crate::ftp::{digest, list};
 use crate::identity::root::Follow;
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
@@ -22,6 +22,8 @@ pub(super) async fn feat(
     services: &Services,
     _argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
+    // A client that reads UTF8 among the features may send and expect it from here on (RFC 2640 §3.2).
+    session.parameters().utf8 = true;
     let facts = session.parameters().facts.feature();
     // Before login it is not known what the user's policy offers.
     let (hash, selected) = match session.logged_in() {
@@ -43,12 +45,13 @@ pub(super) async fn feat(
 }
 
 pub(super) async fn syst(
-    _session: &mut Session,
+    session: &mut Session,
     _services: &Services,
     _argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     // Clients choose their parser of LIST by these words.
-    Ok(Step::reply(215, "UNIX Type: L8"))
+    let style = session.logged_in().map_or(list::Style::Unix, |state| state.policy().list_form.style);
+    Ok(Step::reply(215, style.system()))
 }
 
 pub(super) async fn noop(
@@ -154,6 +157,7 @@ pub fn status(session: &mut Session, transferred: Option<u64>) -> Reply {
         Stage::New | Stage::Named(_) => lines.push(" Not logged in".to_owned()),
     }
     match &session.secured {
+        Some(_) if session.is_cleared => lines.push(" Control connection: in clear, after CCC".to_owned()),
         Some(secured) => lines.push(format!(" Control connection: {}, {}", secured.version, secured.suite)),
         None => lines.push(" Control connection: in clear".to_owned()),
     }

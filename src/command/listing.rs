@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::config::Symlinks;
 use crate::ftp::argument::list_arguments;
 use crate::ftp::facts;
 use crate::ftp::glob::{Pattern, has_wildcard};
@@ -13,7 +14,7 @@ use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
 use crate::sftp::{BackendPath, DirectoryEntry, FileKind, Session, SftpError, StatusCode};
 use crate::transfer::endpoint::Direction;
-use crate::transfer::listing::{self, Listing, ResolveLink, Source, Style};
+use crate::transfer::listing::{self, Links, Listing, Source, Style};
 use crate::transfer::outcome::{Transfer, TransferKind};
 
 use super::failure::{CommandError, For, Purpose, is_missing};
@@ -34,7 +35,8 @@ pub(super) async fn list(
 ) -> Result<Step, CommandError> {
     let wanted = list_arguments(argument.verbatim());
     let found = find(session, wanted.path).await?;
-    transfer(session, services, found, Style::Long)
+    let form = session.policy().list_form.clone();
+    transfer(session, services, found, Style::Long(form))
 }
 
 pub(super) async fn nlst(
@@ -77,13 +79,14 @@ pub(super) async fn mlst(
     _services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
-    let (path, located) = place(session, argument.optional().unwrap_or(b"."), Purpose::Existing)?;
+    let (path, located) = place(session, argument.optional().unwrap_or(b"."), Purpose::Existing).await?;
     let attributes = look_up(session, &located, Purpose::Existing).await?;
-    let entry = listing::describe(path.as_bytes(), &attributes, session.fact_permissions());
+    let shown = session.shown(&path);
+    let entry = listing::describe(&shown, &attributes, session.fact_permissions());
     let mut line = vec![b' '];
     facts::line(&entry, &session.parameters.facts, &mut line);
     let mut first = b"Listing ".to_vec();
-    first.extend_from_slice(path.as_bytes());
+    first.extend_from_slice(&shown);
     Ok(one_line(250, first, line))
 }
 
@@ -104,13 +107,14 @@ pub(super) async fn stat(
             while entries.len() < MAX_STAT_ENTRIES
                 && let Some(page) = directory.next().await.purpose(Purpose::Existing)?
             {
-                entries.extend(page.into_iter().filter(|entry| listing::is_shown(&entry.name)));
+                entries.extend(page.into_iter().filter(|entry| found.links.show(entry)));
             }
             entries.truncate(MAX_STAT_ENTRIES);
             (212, entries)
         }
     };
-    let lines = listing::lines(found.directory, entries, session.fact_permissions(), found.resolve, now()).await;
+    let form = session.policy().list_form.clone();
+    let lines = listing::lines(found.directory, entries, form, found.links, session.charset(), now()).await;
     let lines = lines
         .split(|byte| *byte == b'\n')
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
@@ -125,7 +129,7 @@ struct Found {
     path: VirtualPath,
     source: Source,
     directory: BackendPath,
-    resolve: ResolveLink,
+    links: Links,
 }
 
 /// A directory, a single entry, or what a wildcard in the last component matches. A name that exists is taken
@@ -146,9 +150,13 @@ async fn find(session: &mut LoggedIn, argument: &[u8]) -> Result<Found, CommandE
     let pattern = Pattern::new(pattern).ok_or(CommandError::Refused(501, "The wildcard is too long"))?;
     let Some(mut found) = look(session, directory).await? else { return Err(missing) };
     let Source::Directory(mut entries) = found.source else { return Err(missing) };
+    // The pattern is in the client's charset, so names are looked at as the client sees them.
+    let charset = session.charset();
+    let is_match =
+        |name: &[u8]| charset.map_or_else(|| pattern.matches(name), |charset| pattern.matches(&charset.shown(name)));
     let mut matches = Vec::new();
     while let Some(page) = entries.next().await.purpose(Purpose::Existing)? {
-        matches.extend(page.into_iter().filter(|entry| listing::is_shown(&entry.name) && pattern.matches(&entry.name)));
+        matches.extend(page.into_iter().filter(|entry| found.links.show(entry) && is_match(&entry.name)));
         if matches.len() > MAX_MATCHES {
             return Err(CommandError::Refused(450, "Too many names match, list the directory"));
         }
@@ -162,7 +170,7 @@ async fn find(session: &mut LoggedIn, argument: &[u8]) -> Result<Found, CommandE
 
 /// What stands under a name; `None` where nothing does.
 async fn look(session: &mut LoggedIn, name: &[u8]) -> Result<Option<Found>, CommandError> {
-    let (path, located) = place(session, name, Purpose::Existing)?;
+    let (path, located) = place(session, name, Purpose::Existing).await?;
     let root = Arc::clone(&session.root);
     // In one flight: what opens as a directory is one, also on servers that tell no kinds.
     let flight = |sftp: Session| {
@@ -187,7 +195,7 @@ async fn look(session: &mut LoggedIn, name: &[u8]) -> Result<Option<Found>, Comm
         },
         other => other.purpose(Purpose::Existing)?,
     };
-    let resolve = resolver(session).await?;
+    let links = links(session).await?;
     let opened = match (attributes.kind(), opened) {
         (Some(FileKind::Directory) | None, Ok(opened)) => Some(opened),
         // OPENDIR of a directory fails for want of permission, whatever it says.
@@ -198,23 +206,26 @@ async fn look(session: &mut LoggedIn, name: &[u8]) -> Result<Option<Found>, Comm
         (Some(_), _) | (None, Err(_)) => None,
     };
     if let Some(opened) = opened {
-        return Ok(Some(Found { path, source: Source::Directory(opened), directory: located, resolve }));
+        return Ok(Some(Found { path, source: Source::Directory(opened), directory: located, links }));
     }
     let name = path.file_name().unwrap_or_default().to_vec();
     let directory = located.parent();
-    Ok(Some(Found { path, source: Source::Entries(vec![DirectoryEntry { name, attributes }]), directory, resolve }))
+    Ok(Some(Found { path, source: Source::Entries(vec![DirectoryEntry { name, attributes }]), directory, links }))
 }
 
-async fn resolver(session: &mut LoggedIn) -> Result<ResolveLink, CommandError> {
+async fn links(session: &mut LoggedIn) -> Result<Links, CommandError> {
+    if session.policy().symlinks == Symlinks::Hide {
+        return Ok(Links::Hidden);
+    }
     let sftp = session.backend.sftp().await.purpose(Purpose::Existing)?;
     let root = Arc::clone(&session.root);
-    Ok(Arc::new(move |path| {
+    Ok(Links::Followed(Arc::new(move |path| {
         let (sftp, root) = (sftp.clone(), Arc::clone(&root));
         Box::pin(async move {
             root.check(&sftp, &path, Follow::Last).await.ok()?;
             sftp.stat(&path).await.ok()
         })
-    }))
+    })))
 }
 
 fn transfer(session: &mut LoggedIn, services: &Services, found: Found, style: Style) -> Result<Step, CommandError> {
@@ -224,7 +235,8 @@ fn transfer(session: &mut LoggedIn, services: &Services, found: Found, style: St
         directory: found.directory,
         style,
         permissions: session.fact_permissions(),
-        resolve: found.resolve,
+        links: found.links,
+        charset: session.charset(),
         now: now(),
         idle: services.timeouts.data_idle,
     };

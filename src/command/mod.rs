@@ -37,6 +37,8 @@ pub enum Step {
     },
     /// Send the reply, then begin TLS.
     UpgradeToTls(Reply),
+    /// Send the reply, then end TLS on the control connection.
+    ClearControl(Reply),
     /// Send the reply, then close the control connection.
     Close(Reply),
 }

@@ -5,8 +5,8 @@ use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
 use crate::sftp::FileKind;
 
-use super::failure::{CommandError, For, Purpose};
-use super::file::look_up;
+use super::failure::{CommandError, Purpose};
+use super::file::{look_up, path_of};
 use super::{Argument, Step};
 
 pub(super) async fn pwd(
@@ -14,7 +14,7 @@ pub(super) async fn pwd(
     _services: &Services,
     _argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
-    let mut text = quoted(session.directory.as_bytes());
+    let mut text = quoted(&session.shown(&session.directory));
     text.extend_from_slice(b" is the current directory");
     Ok(Step::reply(257, text))
 }
@@ -24,7 +24,7 @@ pub(super) async fn cwd(
     _services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
-    let path = session.directory.resolve(argument.required()?).purpose(Purpose::Directory)?;
+    let path = path_of(session, argument.required()?, Purpose::Directory).await?;
     change(session, path).await
 }
 

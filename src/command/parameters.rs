@@ -64,11 +64,15 @@ pub(super) async fn options(
         None => (argument, &b""[..]),
     };
     match name.to_ascii_uppercase().as_slice() {
-        // Names are bytes either way; the answer is for clients that ask before they send any.
-        b"UTF8" | b"UTF-8" => match value.to_ascii_uppercase().as_slice() {
-            b"" | b"ON" | b"OFF" | b"NLST" => Ok(Step::reply(200, "UTF8 mode noted")),
-            _ => Err(ArgumentError::Syntax.into()),
-        },
+        // Where the policy names no other charset, names are bytes either way.
+        b"UTF8" | b"UTF-8" => {
+            session.parameters().utf8 = match value.to_ascii_uppercase().as_slice() {
+                b"" | b"ON" | b"NLST" => true,
+                b"OFF" => false,
+                _ => return Err(ArgumentError::Syntax.into()),
+            };
+            Ok(Step::reply(200, "UTF8 mode noted"))
+        }
         b"HASH" => match session.logged_in() {
             Some(session) => digest::select(session, services, value),
             None => Err(CommandError::Refused(530, "Please login with USER and PASS")),

@@ -32,10 +32,23 @@ pub(super) async fn ccc(
     _argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     // RFC 2228 §3: 533 where there is nothing to clear, 534 where it is refused by policy.
-    Err(match session.secured {
-        None => CommandError::Refused(533, "The control connection is in clear"),
-        Some(_) => CommandError::Refused(534, "The control connection stays protected here"),
-    })
+    if session.secured.is_none() || session.is_cleared {
+        return Err(CommandError::Refused(533, "The control connection is in clear"));
+    }
+    if !session.logged_in().is_some_and(|state| state.policy().clear_control) {
+        return Err(CommandError::Refused(534, "The control connection stays protected here"));
+    }
+    session.is_cleared = true;
+    Ok(Step::ClearControl(Reply::new(200, "The control connection goes on in clear")))
+}
+
+/// PBSZ and PROT belong to a control connection under TLS.
+fn is_under_tls(session: &Session) -> Result<(), CommandError> {
+    match session.secured {
+        None => Err(CommandError::Refused(503, "AUTH TLS first")),
+        Some(_) if session.is_cleared => Err(CommandError::Refused(503, "Not after CCC")),
+        Some(_) => Ok(()),
+    }
 }
 
 pub(super) async fn pbsz(
@@ -43,9 +56,7 @@ pub(super) async fn pbsz(
     _services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
-    if session.secured.is_none() {
-        return Err(CommandError::Refused(503, "AUTH TLS first"));
-    }
+    is_under_tls(session)?;
     decimal_u32(argument.required()?)?;
     session.buffer_size_set = true;
     // RFC 4217 §8: TLS has no protection buffer, so the only size is 0.
@@ -57,9 +68,7 @@ pub(super) async fn prot(
     _services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
-    if session.secured.is_none() {
-        return Err(CommandError::Refused(503, "AUTH TLS first"));
-    }
+    is_under_tls(session)?;
     let level = protection(argument.required()?)?;
     if !session.buffer_size_set {
         return Err(CommandError::Refused(503, "PBSZ first"));

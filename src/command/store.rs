@@ -75,7 +75,7 @@ pub(super) async fn stou(
     let wanted = argument.optional().unwrap_or(UNIQUE_NAME);
     for _ in 0..UNIQUE_TRIES {
         let name = temporary::unique(wanted).purpose(Purpose::Store)?;
-        let (_, located) = place(session, &name, Purpose::Store)?;
+        let (_, located) = place(session, &name, Purpose::Store).await?;
         match lstat(session, &located).await {
             Ok(_) => {}
             Err(error) if is_missing(&error) => {
@@ -124,7 +124,7 @@ async fn begin(
     manner: Manner,
     told: Option<Vec<u8>>,
 ) -> Result<Step, CommandError> {
-    let (path, located) = place(session, name, Purpose::Store)?;
+    let (path, located) = place(session, name, Purpose::Store).await?;
     if path.is_root() {
         return Err(CommandError::WrongKind(Purpose::Store, "Is a directory"));
     }

@@ -89,7 +89,7 @@ pub const TABLE: &[CommandSpec] = &[
         before_tls: true, replies: &[200, 501, 503, 504, 534, 536], handler: anytime!(security::prot), ..ORDINARY },
 
     CommandSpec { verb: "CCC", theme: Theme::Setup, syntax: "CCC", reference: "RFC 2228 §3", before_tls: true,
-        replies: &[533, 534], handler: anytime!(security::ccc), ..ORDINARY },
+        replies: &[200, 533, 534], handler: anytime!(security::ccc), ..ORDINARY },
 
     // Navigation
     CommandSpec { verb: "PWD", aliases: &["XPWD"], theme: Theme::Navigation, syntax: "PWD", reference: "RFC 959 §4.1.3",

@@ -74,7 +74,7 @@ pub(super) async fn retr(
 ) -> Result<Step, CommandError> {
     let (offset, length) = session.pending.take_range();
     let name = argument.required()?;
-    let (path, located) = place(session, name, Purpose::Existing)?;
+    let (path, located) = place(session, name, Purpose::Existing).await?;
     let (attributes, opened) = open_for_reading(session, &located).await?;
     let ascii = converts(session);
     if ascii && length.is_some() {

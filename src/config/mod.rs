@@ -16,7 +16,9 @@ pub mod secret;
 
 pub use load::{Loaded, Material, load, load_text};
 
+use crate::ftp::charset::Charset;
 use crate::ftp::digest::Algorithm;
+use crate::ftp::list;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -280,6 +282,12 @@ pub struct Policy {
     pub available_space: bool,
     /// Digests that HASH and the X commands tell; none where they are turned off.
     pub hash: Vec<Algorithm>,
+    /// The charset of clients that never ask for UTF-8; `None` where it is UTF-8 itself.
+    pub charset: Option<Charset>,
+    /// How LIST shows entries.
+    pub list_form: list::Form,
+    /// CCC takes TLS off the control connection.
+    pub clear_control: bool,
 }
 
 /// `data_tls_resumption`
@@ -318,6 +326,8 @@ pub enum Symlinks {
     Inside,
     /// Followed wherever they lead.
     Follow,
+    /// Not there.
+    Hide,
 }
 
 /// Bounds of the whole process.

@@ -10,6 +10,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::{HostPort, PassiveAddress};
+use crate::ftp::charset::{Charset, Named};
+use crate::ftp::time::Zone;
 
 /// Longest duration: far beyond use, and far below where adding it to a clock overflows.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -193,6 +195,25 @@ pub(super) fn umask(text: &str) -> Result<u32, Wrong> {
         Ok(mask) if mask <= 0o777 => Ok(mask),
         _ => Err(Wrong::Value("is above 777", None)),
     }
+}
+
+/// A charset of clients; `None` for UTF-8, which names are in anyway.
+pub(super) fn charset(text: &str) -> Result<Option<Charset>, Wrong> {
+    match Named::find(text) {
+        Some(Named::Utf8) => Ok(None),
+        Some(Named::Other(charset)) => Ok(Some(charset)),
+        None => Err(Wrong::Value(
+            "is no charset known here",
+            Some(
+                "utf-8, latin1, cp1252, cp437, cp850, or one of the Encoding Standard such as iso-8859-15, shift_jis or gbk",
+            ),
+        )),
+    }
+}
+
+/// A time zone by its name in the IANA database.
+pub(super) fn time_zone(text: &str) -> Result<Zone, Wrong> {
+    Zone::find(text).ok_or(Wrong::Value("is no time zone", Some("UTC, or an area and a city such as Europe/Berlin")))
 }
 
 /// An absolute path on the backend; without its trailing and doubled slashes.

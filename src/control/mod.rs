@@ -2,6 +2,7 @@
 //! where what happened is counted and logged.
 
 mod record;
+mod records;
 pub mod stream;
 
 use std::collections::VecDeque;
@@ -355,6 +356,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             Step::UpgradeToTls(reply) => {
                 self.final_reply(row, &reply, started).await?;
                 self.begin_tls().await
+            }
+            Step::ClearControl(reply) => {
+                self.final_reply(row, &reply, started).await?;
+                // SECURITY: half a line that came under TLS must not be completed by whoever writes in clear.
+                if !self.decoder.is_empty() {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "half a line behind CCC").into());
+                }
+                Ok(self.stream.clear(self.services.timeouts.tls_handshake).await?)
             }
             Step::Transfer { opening, transfer } => {
                 let transferred = self.transfer(&opening, transfer).await;

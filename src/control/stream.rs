@@ -1,4 +1,4 @@
-//! The control connection's bytes: in clear, or under TLS; and the one way from the first to the second.
+//! The control connection's bytes: in clear, or under TLS; and the ways between the two.
 
 use std::io;
 use std::pin::Pin;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -14,13 +14,17 @@ use tokio_rustls::server::TlsStream;
 
 use crate::tls::Secured;
 
+use super::records::Records;
+
 /// A control connection.
 #[derive(Debug)]
 pub enum ControlStream<S> {
     /// In clear.
     Clear(S),
     /// Under TLS.
-    Tls(Box<TlsStream<S>>),
+    Tls(Box<TlsStream<Records<S>>>),
+    /// In clear again, after CCC.
+    Cleared(Records<S>),
     /// A handshake failed; nothing can be read or written any more.
     Broken,
 }
@@ -37,12 +41,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlStream<S> {
         let Self::Clear(stream) = std::mem::replace(self, Self::Broken) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the control connection is under TLS already"));
         };
-        let stream = timeout(patience, TlsAcceptor::from(config).accept(stream))
+        let stream = timeout(patience, TlsAcceptor::from(config).accept(Records::new(stream)))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
         let secured = Secured::of(stream.get_ref().1);
         *self = Self::Tls(Box::new(stream));
         Ok(secured)
+    }
+
+    /// Takes TLS off (CCC, RFC 4217 §12.3): says close_notify, and takes what comes behind the client's own as sent in
+    /// clear. Some clients say none.
+    ///
+    /// # Errors
+    /// When the goodbye cannot be sent in time, or there is no TLS.
+    pub async fn clear(&mut self, patience: Duration) -> io::Result<()> {
+        let Self::Tls(mut stream) = std::mem::replace(self, Self::Broken) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the control connection is in clear"));
+        };
+        stream.get_mut().1.send_close_notify();
+        timeout(patience, stream.flush())
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the end of TLS could not be sent"))??;
+        let (mut records, _) = stream.into_inner();
+        records.end_tls();
+        *self = Self::Cleared(records);
+        Ok(())
     }
 }
 
@@ -51,6 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ControlStream<S> {
         match self.get_mut() {
             Self::Clear(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Cleared(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Broken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
@@ -61,6 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ControlStream<S> {
         match self.get_mut() {
             Self::Clear(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Cleared(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Broken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
@@ -69,6 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ControlStream<S> {
         match self.get_mut() {
             Self::Clear(stream) => Pin::new(stream).poll_flush(context),
             Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Self::Cleared(stream) => Pin::new(stream).poll_flush(context),
             Self::Broken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
@@ -77,6 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ControlStream<S> {
         match self.get_mut() {
             Self::Clear(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Cleared(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Broken => Poll::Ready(Ok(())),
         }
     }

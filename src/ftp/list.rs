@@ -1,28 +1,76 @@
-//! One entry as LIST shows it: the form of `ls -l` that every client's parser knows. RFC 959 leaves the form open;
-//! `215 UNIX Type: L8` announces this one.
+//! One entry as LIST shows it. RFC 959 leaves the form open, and clients choose their parser by the words of SYST: the
+//! form of `ls -l`, which every client knows, or that of DOS, which is all that some know.
 
 use std::io::Write;
 
 use super::facts::{Entry, EntryKind};
-use super::time::{self, Timestamp};
+use super::time::{self, Timestamp, Zone};
 
 /// Shown for an owner or group that is not known.
 const NOBODY: &str = "ftp";
 
-/// Appends `-rw-r--r--   1 1000 100  1024 Nov 22 17:41 name`, without line end.
+/// `list_style`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// `-rw-r--r--   1 1000 100  1024 Nov 22 17:41 name`
+    Unix,
+    /// `11-22-26  05:41PM                 1024 name`
+    Dos,
+}
+
+impl Style {
+    /// What SYST says (RFC 959 §4.1.3).
+    pub fn system(self) -> &'static str {
+        match self {
+            Self::Unix => "UNIX Type: L8",
+            Self::Dos => "Windows_NT",
+        }
+    }
+}
+
+/// How LIST shows entries.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Form {
+    /// The form of a line.
+    pub style: Style,
+    /// The time zone of its dates.
+    pub zone: Zone,
+}
+
+/// Appends one line, without its end.
 ///
 /// Exactly one space stands before the name, so that leading spaces of a name stay its own. SECURITY: control
 /// characters in the name become `?`.
-pub fn line(entry: &Entry<'_>, now: Timestamp, output: &mut Vec<u8>) {
+pub fn line(entry: &Entry<'_>, form: &Form, now: Timestamp, output: &mut Vec<u8>) {
+    match form.style {
+        Style::Unix => append_columns(entry, &form.zone, now, output),
+        Style::Dos => append_columns_of_dos(entry, &form.zone, output),
+    }
+    output.push(b' ');
+    output.extend(entry.name.iter().map(|byte| if byte.is_ascii_control() { b'?' } else { *byte }));
+}
+
+fn append_columns_of_dos(entry: &Entry<'_>, zone: &Zone, output: &mut Vec<u8>) {
+    let date = time::dos_date(entry.modified.unwrap_or_default(), zone);
+    // Writing to a Vec does not fail.
+    let _ = match entry.kind {
+        EntryKind::Directory => write!(output, "{date}       <DIR>         "),
+        // DOS has no word for anything else.
+        EntryKind::File | EntryKind::Symlink | EntryKind::Other => {
+            write!(output, "{date} {:>20}", entry.size.unwrap_or_default())
+        }
+    };
+}
+
+fn append_columns(entry: &Entry<'_>, zone: &Zone, now: Timestamp, output: &mut Vec<u8>) {
     append_mode(entry, output);
     output.extend_from_slice(b"   1 ");
     append_number_or(entry.owner, NOBODY, output);
     output.push(b' ');
     append_number_or(entry.group, NOBODY, output);
-    let date = time::list_date(entry.modified.unwrap_or_default(), now);
+    let date = time::list_date(entry.modified.unwrap_or_default(), now, zone);
     // Writing to a Vec does not fail.
-    let _ = write!(output, "  {} {date} ", entry.size.unwrap_or_default());
-    output.extend(entry.name.iter().map(|byte| if byte.is_ascii_control() { b'?' } else { *byte }));
+    let _ = write!(output, "  {} {date}", entry.size.unwrap_or_default());
 }
 
 /// May an entry of this name be shown at all?
@@ -81,9 +129,11 @@ mod tests {
     /// 2026-11-22T17:41:00Z
     const NOW: i64 = 1_795_369_260;
 
+    const UNIX: Form = Form { style: Style::Unix, zone: Zone::UTC };
+
     fn shown(entry: &Entry<'_>) -> String {
         let mut output = Vec::new();
-        line(entry, NOW, &mut output);
+        line(entry, &UNIX, NOW, &mut output);
         String::from_utf8(output).unwrap()
     }
 
@@ -95,6 +145,18 @@ mod tests {
         let kinds = [EntryKind::Directory, EntryKind::Symlink, EntryKind::Other];
         let modes = kinds.map(|kind| shown(&Entry { kind, mode: None, ..file(b"x") })[..10].to_owned());
         assert_eq!(modes, ["drwxr-xr-x", "lrwxrwxrwx", "prw-r--r--"]);
+    }
+
+    #[test]
+    fn the_form_of_dos() {
+        let shown = |entry: &Entry<'_>| {
+            let mut output = Vec::new();
+            line(entry, &Form { style: Style::Dos, ..UNIX }, NOW, &mut output);
+            String::from_utf8(output).unwrap()
+        };
+        assert_eq!(shown(&file(b"name")), "11-22-26  05:41PM                 1024 name");
+        let directory = Entry { kind: EntryKind::Directory, ..file(b"some name") };
+        assert_eq!(shown(&directory), "11-22-26  05:41PM       <DIR>          some name");
     }
 
     #[test]
@@ -157,14 +219,14 @@ mod tests {
         ) {
             let permissions = FactPermissions::default();
             let mut output = Vec::new();
-            line(&Entry { name: &name, kind, size, modified, mode, owner, group, permissions }, now, &mut output);
+            line(&Entry { name: &name, kind, size, modified, mode, owner, group, permissions }, &UNIX, now, &mut output);
             prop_assert!(!output.iter().any(u8::is_ascii_control));
             let [letters, owner_shown, group_shown, size_shown, date, name_shown] = columns(&output);
             let text = |number: Option<u32>| number.map_or(NOBODY.into(), |number| number.to_string()).into_bytes();
             prop_assert_eq!(letters.len(), 10);
             prop_assert_eq!((owner_shown, group_shown), (text(owner), text(group)));
             prop_assert_eq!(size_shown, size.unwrap_or(0).to_string().into_bytes());
-            prop_assert_eq!(date, time::list_date(modified.unwrap_or(0), now).into_bytes());
+            prop_assert_eq!(date, time::list_date(modified.unwrap_or(0), now, &Zone::UTC).into_bytes());
             prop_assert_eq!(name_shown.len(), name.len());
             prop_assert!(name_shown.iter().zip(&name).all(|(a, b)| a == b || (*a == b'?' && b.is_ascii_control())));
             if let Some(mode) = mode {

@@ -7,7 +7,8 @@
 //! * [`request`]: a line as verb and argument;
 //! * [`argument`]: what stands behind a verb, one parser each, [`site`] and [`digest`] for those of SITE and HASH;
 //! * [`path`]: the path a client means, [`VirtualPath`](path::VirtualPath);
-//! * [`glob`]: the wildcards of LIST and NLST.
+//! * [`glob`]: the wildcards of LIST and NLST;
+//! * [`charset`]: names for clients that do not speak UTF-8, in both directions.
 //!
 //! What it is sent:
 //! * [`reply`]: the only form in which text reaches the control connection;
@@ -17,6 +18,7 @@
 
 pub mod argument;
 pub mod ascii;
+pub mod charset;
 pub mod digest;
 pub mod facts;
 pub mod glob;

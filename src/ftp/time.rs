@@ -1,4 +1,7 @@
-//! Dates in the forms FTP has for them, all in UTC: MDTM and facts (RFC 3659 §2.3), and `ls -l`. The caller brings "now".
+//! Dates in the forms FTP has for them: MDTM and facts, in UTC (RFC 3659 §2.3), and those of LIST, in the time zone that
+//! its readers expect. The caller brings "now".
+
+use jiff::tz::TimeZone;
 
 /// Seconds since 1970-01-01T00:00:00Z.
 pub type Timestamp = i64;
@@ -49,9 +52,42 @@ pub fn parse_compact(text: &[u8]) -> Option<Timestamp> {
     civil.exists().then(|| civil.to_unix())
 }
 
+/// A time zone of LIST.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Zone(Option<TimeZone>);
+
+impl Zone {
+    /// UTC itself.
+    pub const UTC: Self = Self(None);
+
+    /// By its name in the IANA database, such as `Europe/Berlin`: that of the system, or the program's own where there is
+    /// none. `None` for what is not in it.
+    pub fn find(name: &str) -> Option<Self> {
+        if name.eq_ignore_ascii_case("UTC") {
+            return Some(Self::UTC);
+        }
+        TimeZone::get(name).ok().map(|zone| Self(Some(zone)))
+    }
+
+    /// What clocks there showed at a moment, as if it were UTC.
+    fn local(&self, unix_seconds: Timestamp) -> Timestamp {
+        let Some(zone) = &self.0 else { return unix_seconds };
+        // Beyond the years that have zones at all there is no difference that matters.
+        let Ok(moment) = jiff::Timestamp::from_second(unix_seconds) else { return unix_seconds };
+        unix_seconds + i64::from(zone.to_offset(moment).seconds())
+    }
+}
+
+/// `11-22-26  05:41PM`, as the `dir` of DOS shows it.
+pub fn dos_date(unix_seconds: Timestamp, zone: &Zone) -> String {
+    let Civil { year, month, day, hour, minute, .. } = Civil::from_unix(zone.local(unix_seconds));
+    let (half, hour) = (if hour < 12 { "AM" } else { "PM" }, if hour % 12 == 0 { 12 } else { hour % 12 });
+    format!("{month:02}-{day:02}-{:02}  {hour:02}:{minute:02}{half}", year % 100)
+}
+
 /// `Nov 22 17:41`, or `Nov 22  2024` when that is more than 180 days ago or more than a day ahead of `now`.
-pub fn list_date(unix_seconds: Timestamp, now: Timestamp) -> String {
-    let Civil { year, month, day, hour, minute, .. } = Civil::from_unix(unix_seconds);
+pub fn list_date(unix_seconds: Timestamp, now: Timestamp, zone: &Zone) -> String {
+    let Civil { year, month, day, hour, minute, .. } = Civil::from_unix(zone.local(unix_seconds));
     let name = usize::try_from(month - 1).ok().and_then(|index| MONTHS.get(index)).copied().unwrap_or_default();
     let age = now.saturating_sub(unix_seconds);
     if (-DAY..=RECENT).contains(&age) {
@@ -180,6 +216,7 @@ mod tests {
 
     #[test]
     fn list_dates_change_form_with_age() {
+        let list_date = |seconds, now| list_date(seconds, now, &Zone::UTC);
         assert_eq!(list_date(NOW, NOW), "Nov 22 17:41");
         assert_eq!(list_date(NOW - RECENT, NOW), "May 26 17:41");
         assert_eq!(list_date(NOW - RECENT - 1, NOW), "May 26  2026");
@@ -187,6 +224,35 @@ mod tests {
         assert_eq!(list_date(NOW + DAY + 1, NOW), "Nov 23  2026");
         assert_eq!(list_date(0, NOW), "Jan  1  1970");
         assert_eq!(list_date(i64::MIN, i64::MAX), "Jan  1  0000");
+    }
+
+    #[test]
+    fn zones_have_their_summers() {
+        let berlin = Zone::find("Europe/Berlin").unwrap();
+        assert_eq!(list_date(NOW, NOW, &berlin), "Nov 22 18:41");
+        assert_eq!(list_date(NOW - 150 * DAY, NOW, &berlin), "Jun 25 19:41");
+        // An age is the same everywhere.
+        assert_eq!(list_date(NOW - RECENT - 1, NOW, &berlin), "May 26  2026");
+        assert_eq!(list_date(NOW, NOW, &Zone::find("Asia/Kolkata").unwrap()), "Nov 22 23:11");
+        assert_eq!(list_date(i64::MIN, i64::MAX, &berlin), "Jan  1  0000");
+        assert_eq!(Zone::find("utc"), Some(Zone::UTC));
+        for name in ["", "Berlin", "CET+1", "../etc/passwd", "/etc/localtime"] {
+            assert_eq!(Zone::find(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn dates_of_dos() {
+        let utc = Zone::UTC;
+        for (seconds, text) in [
+            (NOW, "11-22-26  05:41PM"),
+            (0, "01-01-70  12:00AM"),
+            (12 * 3600, "01-01-70  12:00PM"),
+            (23 * 3600 + 59 * 60, "01-01-70  11:59PM"),
+        ] {
+            assert_eq!(dos_date(seconds, &utc), text);
+        }
+        assert_eq!(dos_date(NOW, &Zone::find("America/New_York").unwrap()), "11-22-26  12:41PM");
     }
 
     #[test]
@@ -215,7 +281,10 @@ mod tests {
 
         #[test]
         fn any_date_has_twelve_columns(seconds in any::<i64>(), now in any::<i64>()) {
-            prop_assert_eq!(list_date(seconds, now).len(), 12);
+            for zone in [Zone::UTC, Zone::find("Europe/Berlin").unwrap()] {
+                prop_assert_eq!(list_date(seconds, now, &zone).len(), 12);
+                prop_assert_eq!(dos_date(seconds, &zone).len(), 17);
+            }
             prop_assert_eq!(compact(seconds).len(), 14);
         }
     }

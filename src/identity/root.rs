@@ -7,7 +7,7 @@ use tokio::sync::OnceCell;
 
 use crate::config::{Symlinks, User};
 use crate::ftp::path::VirtualPath;
-use crate::sftp::{BackendPath, Session, SftpError, StatusCode};
+use crate::sftp::{BackendPath, FileKind, Session, SftpError, StatusCode};
 
 /// Does the operation follow a symbolic link in the last component?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +24,8 @@ const MAX_KNOWN: usize = 16;
 /// Why a path may not be used.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RootError {
-    /// A symbolic link leads out of the root.
-    #[error("the path leads out of the user's root")]
+    /// A symbolic link leads out of the root, or is hidden.
+    #[error("the path leads over a symbolic link that the policy does not follow")]
     Outside,
     /// The backend could not be asked, or said no.
     #[error(transparent)]
@@ -37,8 +37,7 @@ pub enum RootError {
 pub struct Root {
     /// Without a trailing slash: empty for the backend's own root.
     prefix: Vec<u8>,
-    /// `symlinks: inside` below another root than `/`.
-    confined: bool,
+    links: Symlinks,
     /// What the prefix really is; asked once.
     real: OnceCell<BackendPath>,
     /// Directories that were found inside, the latest last.
@@ -52,8 +51,7 @@ impl Root {
         while prefix.last() == Some(&b'/') {
             prefix.pop();
         }
-        let confined = user.policy.symlinks == Symlinks::Inside && !prefix.is_empty();
-        Self { prefix, confined, real: OnceCell::new(), known: Mutex::default() }
+        Self { prefix, links: user.policy.symlinks, real: OnceCell::new(), known: Mutex::default() }
     }
 
     /// Where a path is on the backend.
@@ -74,7 +72,16 @@ impl Root {
         if below.is_empty() { Some(VirtualPath::root()) } else { VirtualPath::root().resolve(below).ok() }
     }
 
-    /// Checks with the backend that no symbolic link leads out of the root.
+    /// Is there nothing to be asked? Out of `/` no link can lead.
+    fn is_open(&self) -> bool {
+        match self.links {
+            Symlinks::Follow => true,
+            Symlinks::Inside => self.prefix.is_empty(),
+            Symlinks::Hide => false,
+        }
+    }
+
+    /// Checks with the backend that no symbolic link leads out of the root, or where links are hidden, that there is none.
     ///
     /// SECURITY: the backend may change between this check and the use (there is no `openat` in SFTP); where users
     /// can make links by other ways, let the backend confine them (OpenSSH's ChrootDirectory).
@@ -82,10 +89,13 @@ impl Root {
     /// # Errors
     /// [`RootError::Outside`], or what REALPATH said.
     pub async fn check(&self, sftp: &Session, path: &BackendPath, follow: Follow) -> Result<(), RootError> {
-        if !self.confined || path.as_bytes() == self.prefix {
+        if self.is_open() || path.as_bytes() == self.prefix || path.as_bytes() == b"/" {
             return Ok(());
         }
         let parent = path.parent();
+        if self.links == Symlinks::Hide {
+            return self.check_for_links(sftp, path, parent).await;
+        }
         let asked = match follow {
             Follow::Parent => &parent,
             Follow::Last => path,
@@ -106,11 +116,27 @@ impl Root {
         Ok(())
     }
 
+    /// A directory without a link in it is really where its name says.
+    async fn check_for_links(&self, sftp: &Session, path: &BackendPath, parent: BackendPath) -> Result<(), RootError> {
+        let root =
+            self.real.get_or_try_init(|| sftp.real_path(if self.prefix.is_empty() { b"/" } else { &self.prefix }));
+        let (root, real, attributes) = tokio::join!(root, sftp.real_path(parent.as_bytes()), sftp.lstat(path));
+        let (root, real) = (root?, real?);
+        let below = |path, root| strip(path, root).map(|below| below.strip_suffix(b"/").unwrap_or(below));
+        let said = below(parent.as_bytes(), &self.prefix);
+        let is_there = said.is_some() && below(real.as_bytes(), root.as_bytes()) == said;
+        if !is_there || attributes.is_ok_and(|attributes| attributes.kind() == Some(FileKind::Symlink)) {
+            return Err(RootError::Outside);
+        }
+        self.learn(parent);
+        Ok(())
+    }
+
     /// Has the directory of this path been found inside before? Then something new may be made there while the check is
     /// still under way, to be undone if it says no: in between, the backend would have had to change.
     pub fn knows_directory_of(&self, path: &BackendPath) -> bool {
         let parent = path.parent();
-        !self.confined
+        self.is_open()
             || parent.as_bytes() == self.prefix
             || self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&parent)
     }

@@ -1,8 +1,10 @@
 //! What only a logged-in user has.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::config::{Policy, User};
+use crate::ftp::charset::Charset;
 use crate::ftp::digest::Algorithm;
 use crate::ftp::facts::FactPermissions;
 use crate::ftp::path::VirtualPath;
@@ -83,6 +85,19 @@ impl LoggedIn {
     /// Bits removed from the mode of new files and directories: SITE UMASK, or the policy.
     pub fn umask(&self) -> u32 {
         self.parameters.umask.unwrap_or(self.policy().umask)
+    }
+
+    /// The charset that this client's names are in; `None` where that is UTF-8.
+    pub fn charset(&self) -> Option<Charset> {
+        self.policy().charset.filter(|_| !self.parameters.utf8)
+    }
+
+    /// A path as this client is told it.
+    pub fn shown<'a>(&self, path: &'a VirtualPath) -> Cow<'a, [u8]> {
+        match self.charset() {
+            Some(charset) => charset.shown_path(path.as_bytes()),
+            None => Cow::Borrowed(path.as_bytes()),
+        }
     }
 
     /// What the `perm` facts tell.

@@ -52,6 +52,8 @@ pub struct Session {
     pub front: Arc<Front>,
     /// TLS of the control connection, once it has it.
     pub secured: Option<Secured>,
+    /// It was taken off again (CCC).
+    pub is_cleared: bool,
     /// PBSZ was given (RFC 4217 §8): PROT may follow.
     pub buffer_size_set: bool,
     /// How far the login is.
@@ -79,6 +81,7 @@ impl Session {
         Self {
             front: Arc::new(front),
             secured: None,
+            is_cleared: false,
             buffer_size_set: false,
             stage: Stage::New,
             failed_logins: 0,

@@ -17,6 +17,8 @@ pub struct Parameters {
     pub only_extended_passive: bool,
     /// OPTS HASH.
     pub digest: Option<Algorithm>,
+    /// It asked for UTF-8 (OPTS UTF8 ON), or was told by FEAT that it is spoken here (RFC 2640 §3.2).
+    pub utf8: bool,
     /// SITE UMASK.
     pub umask: Option<u32>,
     /// SITE IDLE.
@@ -30,6 +32,7 @@ impl Default for Parameters {
             facts: FactSelection::default(),
             only_extended_passive: false,
             digest: None,
+            utf8: false,
             umask: None,
             idle: None,
         }

@@ -11,7 +11,7 @@ use crate::sftp::{
 
 use super::commit;
 use super::in_place::{InPlace, Writer};
-use super::left_behind::{Held, LeftBehind, LeftBehinds};
+use super::left_behind::{Held, LeftBehind, LeftBehinds, keep_part};
 use super::outcome::{TransferError, Unsettled};
 use super::temporary::{part_of, temporary_beside};
 
@@ -336,13 +336,19 @@ impl Landing {
         }
     }
 
-    /// It was stopped while the name was asked for: takes the temporary file away if it still is one. Gives the landing
+    /// It was stopped while the name was asked for: takes the temporary file away, or keeps it as a part, if it still is
+    /// one. Gives the landing
     /// back if it is not, and so has its name. What cannot be found out in time is remembered, as a temporary file that
     /// goes.
     pub(super) async fn withdraw(self, sftp: &Session, length: u64) -> Option<Self> {
         let Way::Atomic { temporary, .. } = &self.way else { return Some(self) };
         let withdrawing = async {
-            match sftp.remove(temporary).await {
+            let withdrawn = match part_of(&self.target).filter(|_| self.manner.keep) {
+                // All of it is there, and a client that resumes need not send it again.
+                Some(part) => keep_part(sftp, temporary, &part, length, sftp.extensions().posix_rename).await,
+                None => sftp.remove(temporary).await,
+            };
+            match withdrawn {
                 Err(error @ SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => {
                     if sftp.stat(&self.target).await?.size == Some(length) { Err(error) } else { Ok(()) }
                 }

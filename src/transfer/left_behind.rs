@@ -125,7 +125,7 @@ async fn is_outdated(sftp: &Session, temporary: &BackendPath, others: [&BackendP
 
 /// Cuts a temporary file to what is known to be stored, and gives it the name under which clients find it again. One
 /// that cannot be cut may hold a gap: it goes.
-async fn keep_part(
+pub(super) async fn keep_part(
     sftp: &Session,
     temporary: &BackendPath,
     part: &BackendPath,

@@ -1,5 +1,6 @@
 //! LIST, NLST and MLSD: from READDIR pages to lines on the data connection, while the pages arrive.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 
+use crate::ftp::charset::Charset;
 use crate::ftp::facts::{self, Entry, EntryKind, FactPermissions, FactSelection};
 use crate::ftp::list;
 use crate::sftp::{Attributes, BackendPath, Directory, DirectoryEntry, FileKind, SftpError};
@@ -25,11 +27,28 @@ const GATHERED: usize = 16 * 1024;
 /// What a symbolic link leads to, as far as the session may know; `None` where it leads nowhere or out of the root.
 pub type ResolveLink = Arc<dyn Fn(BackendPath) -> BoxFuture<'static, Option<Attributes>> + Send + Sync>;
 
+/// How symbolic links are shown.
+#[derive(Clone)]
+pub enum Links {
+    /// As what they lead to; one that leads nowhere stays a link.
+    Followed(ResolveLink),
+    /// Not at all.
+    Hidden,
+}
+
+impl Links {
+    /// Is this entry shown to clients?
+    pub fn show(&self, entry: &DirectoryEntry) -> bool {
+        let is_link = entry.attributes.kind() == Some(FileKind::Symlink);
+        is_shown(&entry.name) && !(is_link && matches!(self, Self::Hidden))
+    }
+}
+
 /// How entries become lines.
 #[derive(Debug, Clone)]
 pub enum Style {
-    /// `ls -l` lines.
-    Long,
+    /// The lines of LIST.
+    Long(list::Form),
     /// Names, each after this prefix (RFC 1123 §4.1.2.7: usable as arguments).
     Names(Vec<u8>),
     /// Facts (RFC 3659 §7).
@@ -57,8 +76,10 @@ pub struct Listing {
     pub style: Style,
     /// What the user may do, for the `perm` fact.
     pub permissions: FactPermissions,
-    /// What links lead to.
-    pub resolve: ResolveLink,
+    /// How links are shown.
+    pub links: Links,
+    /// The charset of the client; `None` for UTF-8.
+    pub charset: Option<Charset>,
     /// Now, in seconds since 1970: LIST shows a time or a year.
     pub now: i64,
     /// No byte taken by the client for so long ends the listing.
@@ -68,8 +89,9 @@ pub struct Listing {
 impl Listing {
     /// Runs it to its end.
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
-        let Self { endpoint, mut source, directory, style, permissions, resolve, now, idle } = self;
-        let mut formatter = Formatter { directory, style, permissions, resolve, now, lines: Vec::new(), hostile: 0 };
+        let Self { endpoint, mut source, directory, style, permissions, links, charset, now, idle } = self;
+        let mut formatter =
+            Formatter { directory, style, permissions, links, charset, now, lines: Vec::new(), hostile: 0 };
         let result = async {
             let mut connection = tokio::select! {
                 reason = stop.tripped() => return Err(reason.into()),
@@ -134,12 +156,15 @@ async fn send(
 pub async fn lines(
     directory: BackendPath,
     entries: Vec<DirectoryEntry>,
-    permissions: FactPermissions,
-    resolve: ResolveLink,
+    form: list::Form,
+    links: Links,
+    charset: Option<Charset>,
     now: i64,
 ) -> Vec<u8> {
-    let mut formatter =
-        Formatter { directory, style: Style::Long, permissions, resolve, now, lines: Vec::new(), hostile: 0 };
+    // LIST does not tell them.
+    let permissions = FactPermissions::default();
+    let style = Style::Long(form);
+    let mut formatter = Formatter { directory, style, permissions, links, charset, now, lines: Vec::new(), hostile: 0 };
     formatter.page(entries).await;
     formatter.lines
 }
@@ -159,7 +184,8 @@ struct Formatter {
     directory: BackendPath,
     style: Style,
     permissions: FactPermissions,
-    resolve: ResolveLink,
+    links: Links,
+    charset: Option<Charset>,
     now: i64,
     lines: Vec<u8>,
     hostile: u64,
@@ -176,18 +202,22 @@ impl Formatter {
             if !list::is_listable(&entry.name) && entry.name != b"." && entry.name != b".." {
                 self.hostile += 1;
             }
-            is_shown(&entry.name)
+            self.links.show(entry)
         });
-        if !matches!(self.style, Style::Names(_)) {
-            self.follow_links(&mut entries).await;
+        if let (Style::Long(_) | Style::Facts(_), Links::Followed(resolve)) = (&self.style, &self.links) {
+            self.follow_links(&mut entries, resolve).await;
         }
         for entry in &entries {
-            let shown = describe(&entry.name, &entry.attributes, self.permissions);
+            let name = match self.charset {
+                Some(charset) => charset.shown(&entry.name),
+                None => Cow::Borrowed(&*entry.name),
+            };
+            let shown = describe(&name, &entry.attributes, self.permissions);
             match &self.style {
-                Style::Long => list::line(&shown, self.now, &mut self.lines),
+                Style::Long(form) => list::line(&shown, form, self.now, &mut self.lines),
                 Style::Names(prefix) => {
                     self.lines.extend_from_slice(prefix);
-                    self.lines.extend_from_slice(&entry.name);
+                    self.lines.extend_from_slice(&name);
                 }
                 Style::Facts(selection) => facts::line(&shown, selection, &mut self.lines),
             }
@@ -195,12 +225,11 @@ impl Formatter {
         }
     }
 
-    /// Links are shown as what they lead to; one that leads nowhere stays a link.
-    async fn follow_links(&self, entries: &mut [DirectoryEntry]) {
+    async fn follow_links(&self, entries: &mut [DirectoryEntry], resolve: &ResolveLink) {
         let mut links: Vec<&mut DirectoryEntry> =
             entries.iter_mut().filter(|entry| entry.attributes.kind() == Some(FileKind::Symlink)).collect();
         for some in links.chunks_mut(LINKS_AT_A_TIME) {
-            let resolved = join_all(some.iter().map(|entry| (self.resolve)(self.directory.join(&entry.name)))).await;
+            let resolved = join_all(some.iter().map(|entry| resolve(self.directory.join(&entry.name)))).await;
             for (entry, attributes) in some.iter_mut().zip(resolved) {
                 if let Some(attributes) = attributes {
                     entry.attributes = attributes;

@@ -8,6 +8,7 @@ use ftps2sftp::ftp::facts::{self, Entry, EntryKind, FactPermissions, FactSelecti
 use ftps2sftp::ftp::line::LineDecoder;
 use ftps2sftp::ftp::list;
 use ftps2sftp::ftp::request::Request as Command;
+use ftps2sftp::ftp::time::Zone;
 use ftps2sftp::sftp::wire::MAX_PACKET_ACCEPTED;
 use ftps2sftp::sftp::wire::attributes::Attributes;
 use ftps2sftp::sftp::wire::frame::FrameDecoder;
@@ -28,6 +29,8 @@ const SFTP_DATA: usize = 255 * 1024;
 
 /// 2026-11-22T17:41:00Z
 const NOW: i64 = 1_795_369_260;
+
+const UNIX: list::Form = list::Form { style: list::Style::Unix, zone: Zone::UTC };
 
 fn main() {
     divan::main();
@@ -84,7 +87,7 @@ fn list_lines(bencher: Bencher<'_, '_>) {
     bencher.counter(ItemsCount::new(PAGE)).bench_local(|| {
         output.clear();
         for name in &names {
-            list::line(black_box(&entry(name)), NOW, &mut output);
+            list::line(black_box(&entry(name)), &UNIX, NOW, &mut output);
             output.extend_from_slice(b"\r\n");
         }
         black_box(output.len())

@@ -395,15 +395,6 @@ fn what_does_not_exist_yet_is_refused_and_its_default_is_not() {
         ("users.acme.limits.rate", acme("limits: {rate: null}"), acme("limits: {rate: 10MiB/s}")),
         ("users.acme.login.certificate", login("certificate: null"), login("certificate: id-cert.pub")),
         ("users.acme.login.agent", login("agent: null"), login("agent: /run/agent.sock")),
-        ("users.acme.policy.ccc", acme("policy: {ccc: false}"), acme("policy: {ccc: true}")),
-        ("policy.charset", with("policy: {charset: utf-8}"), with("policy: {charset: latin1}")),
-        ("policy.symlinks", with("policy: {symlinks: inside}"), with("policy: {symlinks: hide}")),
-        (
-            "policy.list_time_zone",
-            with("policy: {list_time_zone: UTC}"),
-            with("policy: {list_time_zone: Europe/Berlin}"),
-        ),
-        ("policy.list_style", with("policy: {list_style: unix}"), with("policy: {list_style: dos}")),
         (
             "limits.failed_logins.per_ip",
             with("limits: {failed_logins: {per_ip: 20}}"),

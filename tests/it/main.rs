@@ -25,6 +25,7 @@ mod memory;
 mod names;
 mod never_false;
 mod observability;
+mod policies;
 mod readme;
 mod real_clients;
 mod security;

@@ -15,7 +15,7 @@ use crate::support::scripted_sftp::tree::{HOME, MODIFIED};
 use crate::support::scripted_sftp::{Profile, Script, ScriptedSftp, Then, When};
 use crate::support::scripted_sshd::ScriptedSshd;
 use crate::support::sshd::Sshd;
-use crate::support::transfer::{abort, begin, content, eventually, names, temporaries};
+use crate::support::transfer::{abort, begin, content, end, eventually, names, temporaries};
 
 /// Long enough for a flight to leave whole on a busy machine.
 const LATENCY: Duration = Duration::from_millis(100);
@@ -229,6 +229,27 @@ async fn a_broken_upload_is_kept_and_resumed() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_stopped_in_the_last_rename_is_kept_whole() {
+    let scene = Scene::new(Profile::openssh()).await;
+    let (old, whole) = (content(1000, 1), content(500_000, 2));
+    scene.put("file", &old);
+    let mut client = log_in(&scene.gateway, KEEPER).await;
+    scene.sftp().script().faults = vec![(When::Nth(POSIX_RENAME, 0), Then::Silence)];
+    let mut data = begin(&mut client, "STOR file").await;
+    data.write_all(&whole).await.unwrap();
+    end(data).await;
+    eventually("the name is asked for", || scene.sftp().record().count(POSIX_RENAME) == 1).await;
+    abort(&mut client).await;
+    assert_eq!(scene.names(), ["file", "file.part"]);
+    assert!(scene.file("file").unwrap() == old);
+    assert!(scene.file("file.part").unwrap() == whole);
+    client.ask(&format!("REST {}", whole.len()), 350).await;
+    assert_eq!(client.store("STOR file", b"").await.code, 226);
+    assert!(scene.file("file").unwrap() == whole);
+    assert_eq!(scene.names(), ["file"]);
 }
 
 #[tokio::test]

@@ -4,8 +4,9 @@ use super::super::raw::Node;
 use super::super::{AsciiMode, Policy, Resumption, Symlinks, UploadMode, scalar};
 use super::Report;
 use super::cursor::Cursor;
-use super::fields::{is_flag, is_word};
 use crate::ftp::digest::Algorithm;
+use crate::ftp::list;
+use crate::ftp::time::Zone;
 
 /// Most channels of one upload: each is a process on the server, and OpenSSH gives ten to a connection.
 const MAX_UPLOAD_STREAMS: u32 = 4;
@@ -26,6 +27,9 @@ pub(super) fn default() -> Policy {
         umask: 0o022,
         available_space: false,
         hash: vec![Algorithm::Sha256, Algorithm::Sha1, Algorithm::Md5, Algorithm::Crc32],
+        charset: None,
+        list_form: list::Form { style: list::Style::Unix, zone: Zone::UTC },
+        clear_control: false,
     }
 }
 
@@ -76,11 +80,8 @@ pub(super) fn policy(cursor: Option<Cursor<'_>>, defaults: &Policy, report: &mut
         cursor.choice(&choices, report)
     });
     policy.symlinks = fields.or("symlinks", policy.symlinks, report, |cursor, report| {
-        if is_word("hide")(cursor.node) && matches!(cursor.node, Node::Text(_)) {
-            cursor.wrong_with_hint("`hide` is not supported yet", "use `inside`, the default, or `follow`", report);
-            return None;
-        }
-        cursor.choice(&[("inside", Symlinks::Inside), ("follow", Symlinks::Follow)], report)
+        let choices = [("inside", Symlinks::Inside), ("follow", Symlinks::Follow), ("hide", Symlinks::Hide)];
+        cursor.choice(&choices, report)
     });
     policy.umask = fields.or("umask", policy.umask, report, |cursor, report| {
         const EXPECTED: &str = "octal digits in quotes, such as \"022\"";
@@ -92,11 +93,17 @@ pub(super) fn policy(cursor: Option<Cursor<'_>>, defaults: &Policy, report: &mut
         cursor.parsed(EXPECTED, scalar::umask, report)
     });
     policy.available_space = fields.or("available_space", policy.available_space, report, Cursor::flag);
-    fields.not_yet("charset", "utf-8", is_word("utf-8"), report);
-    fields.not_yet("list_time_zone", "UTC", is_word("UTC"), report);
-    fields.not_yet("list_style", "unix", is_word("unix"), report);
+    policy.charset = fields.or("charset", policy.charset, report, |cursor, report| {
+        cursor.parsed("the name of a charset, such as latin1", scalar::charset, report)
+    });
+    policy.list_form.zone = fields.or("list_time_zone", policy.list_form.zone.clone(), report, |cursor, report| {
+        cursor.parsed("the name of a time zone, such as Europe/Berlin", scalar::time_zone, report)
+    });
+    policy.list_form.style = fields.or("list_style", policy.list_form.style, report, |cursor, report| {
+        cursor.choice(&[("unix", list::Style::Unix), ("dos", list::Style::Dos)], report)
+    });
     policy.hash = fields.or("hash", std::mem::take(&mut policy.hash), report, algorithms);
-    fields.not_yet("ccc", "false", is_flag(false), report);
+    policy.clear_control = fields.or("ccc", policy.clear_control, report, Cursor::flag);
     fields.finish(report);
     policy
 }
