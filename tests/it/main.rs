@@ -26,6 +26,7 @@ mod names;
 mod never_false;
 mod observability;
 mod policies;
+mod random_scripts;
 mod readme;
 mod real_clients;
 mod security;
