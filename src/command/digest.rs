@@ -53,48 +53,8 @@ pub(super) fn select(session: &mut LoggedIn, services: &Services, value: &[u8]) 
     }
 }
 
-pub(super) async fn xcrc(
-    session: &mut LoggedIn,
-    services: &Services,
-    argument: Argument<'_>,
-) -> Result<Step, CommandError> {
-    older(session, services, argument, Algorithm::Crc32).await
-}
-
-pub(super) async fn xmd5(
-    session: &mut LoggedIn,
-    services: &Services,
-    argument: Argument<'_>,
-) -> Result<Step, CommandError> {
-    older(session, services, argument, Algorithm::Md5).await
-}
-
-pub(super) async fn xsha1(
-    session: &mut LoggedIn,
-    services: &Services,
-    argument: Argument<'_>,
-) -> Result<Step, CommandError> {
-    older(session, services, argument, Algorithm::Sha1).await
-}
-
-pub(super) async fn xsha256(
-    session: &mut LoggedIn,
-    services: &Services,
-    argument: Argument<'_>,
-) -> Result<Step, CommandError> {
-    older(session, services, argument, Algorithm::Sha256).await
-}
-
-pub(super) async fn xsha512(
-    session: &mut LoggedIn,
-    services: &Services,
-    argument: Argument<'_>,
-) -> Result<Step, CommandError> {
-    older(session, services, argument, Algorithm::Sha512).await
-}
-
 /// An X command: each is its own algorithm.
-async fn older(
+pub(super) async fn of_one_algorithm(
     session: &mut LoggedIn,
     services: &Services,
     argument: Argument<'_>,

@@ -37,6 +37,15 @@ macro_rules! logged_in {
     };
 }
 
+/// An X digest: each verb is its own algorithm.
+macro_rules! digest {
+    ($algorithm:expr) => {
+        Handler::LoggedIn(|session, services, argument| {
+            Box::pin(digest::of_one_algorithm(session, services, argument, $algorithm))
+        })
+    };
+}
+
 const fn x_digest(
     verb: &'static str,
     aliases: &'static [&'static str],
@@ -192,11 +201,11 @@ pub const TABLE: &[CommandSpec] = &[
     // Digests
     CommandSpec { verb: "HASH", syntax: "HASH <pathname>", reference: "draft-bryan-ftpext-hash", feature: Feature::Hash, is_long: true,
         effect: Effect::Reads, replies: &[213, 426, 450, 501, 502, 550, 556], handler: logged_in!(digest::hash), ..ORDINARY },
-    x_digest("XCRC", &[], "XCRC <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Crc32, logged_in!(digest::xcrc)),
-    x_digest("XMD5", &[], "XMD5 <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Md5, logged_in!(digest::xmd5)),
-    x_digest("XSHA1", &["XSHA"], "XSHA1 <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Sha1, logged_in!(digest::xsha1)),
-    x_digest("XSHA256", &[], "XSHA256 <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Sha256, logged_in!(digest::xsha256)),
-    x_digest("XSHA512", &[], "XSHA512 <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Sha512, logged_in!(digest::xsha512)),
+    x_digest("XCRC", &[], "XCRC <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Crc32, digest!(Algorithm::Crc32)),
+    x_digest("XMD5", &[], "XMD5 <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Md5, digest!(Algorithm::Md5)),
+    x_digest("XSHA1", &["XSHA"], "XSHA1 <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Sha1, digest!(Algorithm::Sha1)),
+    x_digest("XSHA256", &[], "XSHA256 <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Sha256, digest!(Algorithm::Sha256)),
+    x_digest("XSHA512", &[], "XSHA512 <pathname> | \"<pathname>\" [<start> [<end>]]", Algorithm::Sha512, digest!(Algorithm::Sha512)),
 
     // Information
     CommandSpec { verb: "FEAT", theme: Theme::Setup, syntax: "FEAT", reference: "RFC 2389 §3", before_tls: true, replies: &[211],

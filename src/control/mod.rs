@@ -1,6 +1,7 @@
 //! The control connection (RFC 959 §2.3): the loop that reads commands, the only writer of replies, and the place
 //! where what happened is counted and logged.
 
+mod during;
 mod record;
 mod records;
 pub mod stream;
@@ -11,13 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use crate::command::admit::admit;
 use crate::command::failure::{self, Answer, CommandError};
-use crate::command::spec::{self, CommandSpec, DuringTransfer, Handler, PendingEffect, Theme};
-use crate::command::{Argument, Step, information};
+use crate::command::spec::{self, CommandSpec, Handler, PendingEffect, Theme};
+use crate::command::{Argument, Step};
 use crate::config::TlsMode;
 use crate::ftp::line::{Decoded, LineDecoder};
 use crate::ftp::reply::Reply;
@@ -25,13 +26,10 @@ use crate::ftp::request::Request;
 use crate::session::services::Services;
 use crate::session::{Session, Stage};
 use crate::shutdown::Shutdown;
-use crate::transfer::outcome::{Outcome, Progress, Stop, StopReason, Transfer, TransferKind};
 
+use self::during::{Handled, Then};
 use self::record::Recorder;
 use self::stream::ControlStream;
-
-/// Lines kept while a transfer runs (P-8); then reading stops and TCP holds the client back.
-const MAX_QUEUED_LINES: usize = 16;
 
 /// One read from the control connection, in bytes. Idle sessions hold this much.
 const READ_BUFFER: usize = 1024;
@@ -52,9 +50,6 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 
 /// For commands whose requests are few and limited each.
 const NO_LIMIT: Duration = Duration::MAX;
-
-/// How often the byte counters of a running transfer are brought up to date.
-const METER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the last reply may take to leave.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
@@ -300,37 +295,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         carried_out
     }
 
-    /// Lets the handler of a command work. What leads to a transfer may be aborted from the beginning: the backend may
-    /// hang before the client has heard 150. What a handler leaves that is dropped is seen to as after a lost backend.
-    async fn handle(&mut self, row: &CommandSpec, argument: Argument<'_>, limit: Duration) -> Result<Handled, Ended> {
-        let Self { stream, decoder, waiting, session, services, .. } = self;
-        let mut handling = std::pin::pin!(timeout(limit, call(row, session, services, argument)));
-        loop {
-            let listening = (row.uses_data || row.is_long) && waiting.len() < MAX_QUEUED_LINES;
-            let decoded = tokio::select! {
-                biased;
-                result = &mut handling => return Ok(result.map_or(Handled::TookTooLong, Handled::Done)),
-                decoded = next_decoded(stream, decoder), if listening => decoded?,
-            };
-            match decoded {
-                Decoded::Line(line) => {
-                    let aborts = Request::parse(&line).is_ok_and(|request| {
-                        let row = spec::find(request.verb.as_str());
-                        row.is_some_and(|row| row.during_transfer == DuringTransfer::Aborts)
-                    });
-                    // It is answered in its turn, after the command that it aborts.
-                    waiting.push_back(Waiting::Line(line));
-                    if aborts {
-                        return Ok(Handled::Aborted);
-                    }
-                }
-                Decoded::TooLong => waiting.push_back(Waiting::TooLong),
-                // As during a transfer: a courtesy that must not hold anything up.
-                Decoded::Answer(_) => {}
-            }
-        }
-    }
-
     /// P-26: a data endpoint is good for one transfer command, also for one that is refused, and so is REST.
     fn clear_data(&mut self, row: &CommandSpec, result: &Result<Step, CommandError>) {
         let refused = row.uses_data && !matches!(result, Ok(Step::Transfer { .. }));
@@ -377,100 +341,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         }
     }
 
-    /// Runs a transfer while the control connection is watched. It is run even where the client is gone already: what
-    /// was opened for it on the backend has to be put back.
-    async fn transfer(&mut self, opening: &Reply, transfer: Transfer) -> Transferred {
-        let kind = transfer.kind;
-        let (subject, told) = (transfer.subject.clone(), transfer.told.clone());
-        let (stop, progress) = (Stop::default(), Progress::default());
-        let mut meter = self.recorder.transfer_started(kind);
-        let mut running = transfer.run(stop.clone(), progress.clone());
-        let mut watch = Watch { ended: self.write(opening).await.err(), ..Watch::default() };
-        watch.stop_if_ended(&stop);
-        let now = self.shutdown.now.clone();
-        let mut ticks = interval(METER_INTERVAL);
-        let mut outcome = loop {
-            let listening = watch.ended.is_none() && !watch.quit && self.waiting.len() < MAX_QUEUED_LINES;
-            tokio::select! {
-                biased;
-                outcome = &mut running => break outcome,
-                () = now.cancelled(), if !watch.draining => {
-                    watch.draining = true;
-                    stop.trip(StopReason::Drained);
-                }
-                decoded = self.decoded(), if listening => match decoded {
-                    Ok(decoded) => self.meanwhile(decoded, &mut watch, &stop, &progress).await,
-                    Err(error) => watch.ended = Some(Ended::Gone(error)),
-                },
-                _ = ticks.tick() => {}
-            }
-            watch.stop_if_ended(&stop);
-            meter.progress(progress.bytes(), 0);
-        };
-        self.settle(&mut outcome).await;
-        if let Some(state) = self.session.logged_in()
-            && let Some(digested) = outcome.digested.take()
-            && outcome.result.is_ok()
-        {
-            state.digested = Some(digested);
-        }
-        let backend = self.session.logged_in().map(|state| state.backend.name().to_owned()).unwrap_or_default();
-        self.recorder.transfer_ended(meter, &backend, kind, &subject, &outcome);
-        let reply = match &outcome.result {
-            Ok(()) if kind == TransferKind::Listing => Reply::new(226, "Listing complete"),
-            Ok(()) => Reply::new(226, told.as_deref().unwrap_or(b"Transfer complete")),
-            Err(error) => failure::transfer_reply(kind, error),
-        };
-        let then = match watch.ended {
-            Some(ended) => Then::End(ended),
-            None if watch.draining => Then::End(Ended::Drained),
-            None if watch.quit => Then::Quit,
-            None => Then::GoOn,
-        };
-        Transferred { reply, then }
-    }
-
-    /// What the client says while a transfer runs: ABOR, STAT and QUIT are acted on, the rest waits its turn.
-    async fn meanwhile(&mut self, decoded: Decoded, watch: &mut Watch, stop: &Stop, progress: &Progress) {
-        let line = match decoded {
-            Decoded::Line(line) => line,
-            // Its 500 would be taken for the result of the transfer.
-            Decoded::TooLong => return self.waiting.push_back(Waiting::TooLong),
-            // To refuse an option is a courtesy that must not hold a transfer up.
-            Decoded::Answer(_) => return,
-        };
-        let request = Request::parse(&line).ok();
-        let row = request.as_ref().and_then(|request| spec::find(request.verb.as_str()));
-        let bare = request.as_ref().is_some_and(|request| request.argument.as_ref().is_none_or(Vec::is_empty));
-        match row.map(|row| row.during_transfer) {
-            // The order of replies is the order of commands: nothing overtakes a line that waits.
-            Some(DuringTransfer::Aborts) => {
-                stop.trip(StopReason::Aborted);
-                // Its own reply, 226, comes in its turn after that of the transfer.
-                self.waiting.push_back(Waiting::Line(line));
-            }
-            Some(DuringTransfer::Tells) if bare && self.waiting.is_empty() => {
-                let reply = information::status(&mut self.session, Some(progress.bytes()));
-                if let Err(ended) = self.write(&reply).await {
-                    watch.ended = Some(ended);
-                }
-            }
-            Some(DuringTransfer::Quits) if self.waiting.is_empty() => watch.quit = true,
-            _ => self.waiting.push_back(Waiting::Line(line)),
-        }
-    }
-
-    /// F-4: a backend that is lost between the last byte and its last answer has perhaps stored the file.
-    async fn settle(&mut self, outcome: &mut Outcome) {
-        if let Some(unsettled) = outcome.unsettled.take()
-            && let Some(state) = self.session.logged_in()
-            // Boxed, so that a session that waits holds no room for the state of a login.
-            && Box::pin(state.backend.settle(unsettled)).await
-        {
-            outcome.result = Ok(());
-        }
-    }
-
     async fn final_reply(&mut self, row: &'static CommandSpec, reply: &Reply, started: Instant) -> Result<(), Ended> {
         debug_assert!(
             row.replies.contains(&reply.code()) || [421, 530, 550].contains(&reply.code()),
@@ -504,50 +374,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
     async fn last_words(&mut self, text: &str) {
         let _ = timeout(CLOSING_PATIENCE, self.write(&Reply::new(421, text))).await;
     }
-}
-
-/// What happened on the control connection while a transfer ran.
-#[derive(Debug, Default)]
-struct Watch {
-    quit: bool,
-    draining: bool,
-    ended: Option<Ended>,
-}
-
-impl Watch {
-    /// Ends the transfer of a client that is gone.
-    fn stop_if_ended(&self, stop: &Stop) {
-        match &self.ended {
-            None => {}
-            Some(Ended::Gone(error)) if !is_silence(error) => stop.trip(StopReason::ControlLost),
-            Some(_) => stop.trip(StopReason::ControlTimedOut),
-        }
-    }
-}
-
-struct Transferred {
-    reply: Reply,
-    then: Then,
-}
-
-enum Then {
-    GoOn,
-    Quit,
-    End(Ended),
-}
-
-/// Is this the kernel's word that the client's host does not answer, and not that host's own that the client is gone?
-fn is_silence(error: &io::Error) -> bool {
-    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
-    matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable | NetworkDown)
-}
-
-/// How the handler of a command ended.
-enum Handled {
-    Done(Result<Step, CommandError>),
-    /// By ABOR, which waits for its answer.
-    Aborted,
-    TookTooLong,
 }
 
 async fn call(

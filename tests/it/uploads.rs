@@ -8,6 +8,7 @@ use ftps2sftp::sftp::wire::extensions::{FSYNC, POSIX_RENAME};
 use ftps2sftp::sftp::wire::packet::Reply;
 use ftps2sftp::sftp::{Attributes, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, Setup};
@@ -15,7 +16,7 @@ use crate::support::scripted_sftp::tree::{HOME, MODIFIED};
 use crate::support::scripted_sftp::{Profile, Script, ScriptedSftp, Then, When};
 use crate::support::scripted_sshd::ScriptedSshd;
 use crate::support::sshd::Sshd;
-use crate::support::transfer::{abort, begin, content, end, eventually, names, temporaries};
+use crate::support::transfer::{ABOR_LIMIT, abort, begin, content, end, eventually, names, temporaries};
 
 /// Long enough for a flight to leave whole on a busy machine.
 const LATENCY: Duration = Duration::from_millis(100);
@@ -250,6 +251,26 @@ async fn what_is_stopped_in_the_last_rename_is_kept_whole() {
     assert_eq!(client.store("STOR file", b"").await.code, 226);
     assert!(scene.file("file").unwrap() == whole);
     assert_eq!(scene.names(), ["file"]);
+}
+
+#[tokio::test]
+async fn abor_is_answered_while_it_is_found_out_whether_an_upload_is_stored() {
+    let scene = Scene::new(Profile::openssh()).await;
+    let mut client = log_in(&scene.gateway, ATOMIC).await;
+    scene.sftp().script().faults =
+        vec![(When::Nth(POSIX_RENAME, 0), Then::Disconnect), (When::Every("REMOVE"), Then::Silence)];
+    let mut data = begin(&mut client, "STOR file").await;
+    data.write_all(b"all of it").await.unwrap();
+    end(data).await;
+    eventually("it is asked over another connection", || scene.sftp().record().count("REMOVE") == 1).await;
+    let asked = Instant::now();
+    client.send("ABOR").await;
+    client.expect(451).await;
+    client.expect(226).await;
+    assert!(asked.elapsed() < ABOR_LIMIT);
+    scene.sftp().script().faults.clear();
+    assert_eq!(client.store("STOR file", b"again").await.code, 226);
+    assert_eq!(scene.file("file").unwrap(), b"again");
 }
 
 #[tokio::test]
