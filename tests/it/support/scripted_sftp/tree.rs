@@ -101,6 +101,24 @@ impl Tree {
         self.names.insert(path.as_ref().to_vec(), Node::new(Content::Symlink(target.as_ref().to_vec()), 0o777));
     }
 
+    /// Forgets everything but the home, for the next test to begin with.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Gives what stands there these attributes, for a test to begin with.
+    pub fn dress(&mut self, path: impl AsRef<[u8]>, attributes: &Attributes) {
+        lock(&self.names[path.as_ref()]).change(attributes);
+    }
+
+    /// Where a link leads, for a test to look at.
+    pub fn link(&self, path: impl AsRef<[u8]>) -> Option<Vec<u8>> {
+        match &lock(self.names.get(path.as_ref())?).content {
+            Content::Symlink(target) => Some(target.clone()),
+            Content::File(_) | Content::Directory => None,
+        }
+    }
+
     /// Sets when it was modified, for a test to begin with.
     pub fn date(&mut self, path: impl AsRef<[u8]>, modified: u32) {
         lock(&self.names[path.as_ref()]).times = (modified, modified);
