@@ -18,9 +18,6 @@ use crate::support::client::Stream;
 use crate::table::{Case, Data, Expected, Manner, Protection, Stage, Step};
 use crate::text::{bytes, contains};
 
-/// How long anything may take that comes by itself.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Commands whose data connection goes from the client to the server.
 const UPLOADS: [&str; 3] = ["STOR", "APPE", "STOU"];
 
@@ -31,6 +28,8 @@ pub(crate) struct Target {
     pub(crate) implicit: Option<SocketAddr>,
     pub(crate) user: String,
     pub(crate) password: String,
+    /// How long anything may take that comes by itself.
+    pub(crate) patience: Duration,
 }
 
 /// A reply or something else that came over the control connection.
@@ -257,7 +256,7 @@ impl<'a> Dialogue<'a> {
             stream.flush().await
         };
         // A server that has closed is found out where its reply is missing.
-        let _ = timeout(PATIENCE, sent).await.map_err(|_| "the server takes nothing more".to_owned())?;
+        let _ = timeout(self.target.patience, sent).await.map_err(|_| "the server takes nothing more".to_owned())?;
         Ok(())
     }
 
@@ -283,12 +282,12 @@ impl<'a> Dialogue<'a> {
 
     /// The next thing that comes.
     async fn next(&mut self) -> Result<Came, String> {
-        let came = match timeout(PATIENCE, self.read()).await {
+        let came = match timeout(self.target.patience, self.read()).await {
             Ok(Ok(came)) => came,
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Err(error.to_string()),
             // However it ends: with close_notify, without, or reset.
             Ok(Err(_)) => Came::Closed,
-            Err(_) => return Err(format!("no reply after {PATIENCE:?}")),
+            Err(_) => return Err(format!("no reply after {:?}", self.target.patience)),
         };
         self.log.push(came.to_string());
         Ok(came)
@@ -340,7 +339,7 @@ impl<'a> Dialogue<'a> {
             return Err(format!("in clear behind 234: {}", self.received.escape_ascii()));
         }
         let stream = self.stream.take().ok_or("the connection has ended")?;
-        let secured = timeout(PATIENCE, self.tls.connect(server_name(), stream)).await;
+        let secured = timeout(self.target.patience, self.tls.connect(server_name(), stream)).await;
         let secured = secured.map_err(|_| "the TLS handshake takes too long")?;
         self.stream = Some(Box::new(secured.map_err(|error| format!("TLS on the control connection: {error}"))?));
         Ok(())
@@ -364,7 +363,7 @@ impl<'a> Dialogue<'a> {
             }
             stream.read_to_end().await
         };
-        let moved = timeout(PATIENCE, moved).await;
+        let moved = timeout(self.target.patience, moved).await;
         self.downloaded = moved.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     }
 

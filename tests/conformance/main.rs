@@ -37,7 +37,7 @@ use crate::table::{Case, Expected, Stage, Step};
 /// What the table must hold at least.
 const LEAST_CASES: usize = 1_500;
 
-/// How long the backend's files may take to become what they should be.
+/// How long the backend's files may take to become what they should be, and another server to reply.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,6 +72,7 @@ async fn over_another_server() {
         implicit: Some(address).filter(|_| implicit),
         user: required("USER"),
         password: required("PASSWORD"),
+        patience: PATIENCE,
     };
     let place = given("ROOT").map(|root| {
         let root = PathBuf::from(root);

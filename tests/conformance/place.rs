@@ -133,9 +133,10 @@ impl Place {
                     let path = entry?.path();
                     if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
                 }
-                if let Some(outside) = outside
-                    && !outside.exists()
-                {
+                if let Some(outside) = outside {
+                    if outside.exists() {
+                        fs::remove_dir_all(outside)?;
+                    }
                     fs::create_dir(outside)?;
                     chown(outside, Some(owner.0), Some(owner.1))?;
                     let file = outside.join(OUTSIDE.0);

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ftps2sftp::sftp::StatusCode;
 
@@ -19,6 +20,9 @@ use crate::table::{Case, Fault};
 
 /// Cases that run at the same time.
 const DESKS: usize = 12;
+
+/// How long a gateway on a busy machine may take for a reply.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Of [`MAPPED_PASSWORD`], under cheap parameters.
 const HASH: &str = include_str!("../it/support/mapped_password.hash");
@@ -221,6 +225,7 @@ impl Desk {
                     implicit: Some(*implicit),
                     user: format!("{}{number}", case.state.user.as_deref().unwrap_or(USUAL)),
                     password: MAPPED_PASSWORD.to_owned(),
+                    patience: PATIENCE,
                 })
             }
             DeskKind::Elsewhere(target) => Cow::Borrowed(target),

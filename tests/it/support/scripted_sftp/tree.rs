@@ -272,6 +272,12 @@ impl Tree {
         {
             return Err(StatusCode::FILE_ALREADY_EXISTS);
         }
+        // ENOTDIR, as OpenSSH tells it: a directory takes the place of no file.
+        let is_directory =
+            |name| self.names.get(name).is_some_and(|node| matches!(lock(node).content, Content::Directory));
+        if self.names.contains_key(&to) && is_directory(&from) {
+            return Err(StatusCode::NO_SUCH_FILE);
+        }
         self.writable_parent(&from)?;
         self.writable_parent(&to)?;
         let below = joined(&from, b"");
