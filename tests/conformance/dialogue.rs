@@ -355,6 +355,7 @@ impl<'a> Dialogue<'a> {
             Data::Write { manner, .. } => *manner,
             Data::Usual | Data::Read | Data::Held => Manner::Proper,
         };
+        let patience = self.target.patience;
         let moved = async {
             let content = content.map_err(io::Error::other)?;
             let mut stream = self.connect(manner).await?;
@@ -363,7 +364,7 @@ impl<'a> Dialogue<'a> {
             }
             stream.read_to_end().await
         };
-        let moved = timeout(self.target.patience, moved).await;
+        let moved = timeout(patience, moved).await;
         self.downloaded = moved.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     }
 
