@@ -438,7 +438,7 @@ impl DataStream {
         let mut content = Vec::new();
         match self {
             Self::Clear(stream) if is_reset(&stream) => {}
-            Self::Secured(stream) if is_reset(&stream.get_ref().0) => {}
+            Self::Secured(stream) if is_reset(stream.get_ref().0) => {}
             Self::Clear(mut stream) => {
                 stream.read_to_end(&mut content).await?;
             }

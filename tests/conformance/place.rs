@@ -233,7 +233,7 @@ impl Place {
                         mode: attributes.permissions.map(|bits| bits & 0o7777),
                         modified: attributes.times.map(|(_, modified)| i64::from(modified)),
                     };
-                    found.insert(name, node.as_looked_at());
+                    found.insert(name, node.looked_at());
                 }
             }
         }
@@ -243,7 +243,7 @@ impl Place {
 
 impl Node {
     /// Links and special files have no attributes worth a look.
-    fn as_looked_at(mut self) -> Self {
+    fn looked_at(mut self) -> Self {
         if let Kind::Link(_) | Kind::Special = self.kind {
             (self.mode, self.modified) = (None, None);
         }
@@ -274,7 +274,7 @@ fn gather(directory: &Path, prefix: &[u8], found: &mut BTreeMap<Vec<u8>, Node>) 
             Kind::File(fs::read(entry.path())?)
         };
         let node = Node { kind, mode: Some(metadata.mode() & 0o7777), modified: Some(metadata.mtime()) };
-        found.insert(name, node.as_looked_at());
+        found.insert(name, node.looked_at());
     }
     Ok(())
 }
