@@ -21,6 +21,9 @@ use crate::text::{bytes, contains};
 /// Commands whose data connection goes from the client to the server.
 const UPLOADS: [&str; 3] = ["STOR", "APPE", "STOU"];
 
+/// And those in the other direction.
+const DOWNLOADS: [&str; 4] = ["RETR", "LIST", "NLST", "MLSD"];
+
 /// A server to talk to, and who logs in.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
@@ -61,6 +64,8 @@ pub(crate) struct Dialogue<'a> {
     /// 234 has come, and TLS has not begun.
     secures: bool,
     data: Option<Endpoint>,
+    /// A data connection that is made, without TLS yet.
+    socket: Option<TcpStream>,
     /// For PORT and EPRT.
     listener: Option<TcpListener>,
     /// What the last data connection brought.
@@ -94,6 +99,7 @@ impl<'a> Dialogue<'a> {
             private: state.implicit,
             secures: state.implicit,
             data: None,
+            socket: None,
             listener: None,
             downloaded: Ok(Vec::new()),
             held: None,
@@ -159,6 +165,13 @@ impl<'a> Dialogue<'a> {
 
     async fn step(&mut self, step: &Step) -> Result<(), String> {
         if let Some(command) = &step.sent {
+            // Many servers say 150 only to who has connected by then.
+            if begins_transfer(command)
+                && let Some(Endpoint::Dial(address)) = self.data
+            {
+                self.data = None;
+                self.socket = TcpStream::connect(address).await.ok();
+            }
             self.send(command).await?;
         }
         let uploads = step.sent.as_ref().map_or_else(|| self.held.unwrap_or(false), |sent| is_upload(sent));
@@ -205,6 +218,9 @@ impl<'a> Dialogue<'a> {
                     self.compare(expected)?;
                 }
             }
+        }
+        if self.held.is_none() {
+            self.socket = None;
         }
         Ok(())
     }
@@ -369,9 +385,13 @@ impl<'a> Dialogue<'a> {
     }
 
     async fn connect(&mut self, manner: Manner) -> io::Result<DataStream> {
-        let stream = match self.data.take().ok_or_else(|| io::Error::other("no data connection was prepared"))? {
-            Endpoint::Dial(address) => TcpStream::connect(address).await?,
-            Endpoint::Accept => self.listener.as_ref().ok_or(io::ErrorKind::NotConnected)?.accept().await?.0,
+        let stream = match (self.socket.take(), self.data.take()) {
+            (Some(stream), _) => stream,
+            (None, Some(Endpoint::Dial(address))) => TcpStream::connect(address).await?,
+            (None, Some(Endpoint::Accept)) => {
+                self.listener.as_ref().ok_or(io::ErrorKind::NotConnected)?.accept().await?.0
+            }
+            (None, None) => return Err(io::Error::other("no data connection was prepared")),
         };
         stream.set_nodelay(true)?;
         if !self.private || manner == Manner::Clear {
@@ -458,8 +478,17 @@ fn is_reset(stream: &TcpStream) -> bool {
 }
 
 fn is_upload(sent: &str) -> bool {
-    let verb = sent.split(' ').next().unwrap_or_default().trim_start_matches("\\xff\\xf4\\xff\\xf2");
-    UPLOADS.iter().any(|upload| verb.eq_ignore_ascii_case(upload))
+    is_one_of(&UPLOADS, sent)
+}
+
+/// Is one of the commands sent at once a transfer?
+fn begins_transfer(sent: &str) -> bool {
+    sent.split("\\r\\n").any(|line| is_one_of(&UPLOADS, line) || is_one_of(&DOWNLOADS, line))
+}
+
+fn is_one_of(verbs: &[&str], line: &str) -> bool {
+    let verb = line.split(' ').next().unwrap_or_default();
+    verbs.iter().any(|one| verb.eq_ignore_ascii_case(one))
 }
 
 fn list(codes: &[u16]) -> String {

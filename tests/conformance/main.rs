@@ -72,7 +72,7 @@ async fn over_another_server() {
         implicit: Some(address).filter(|_| implicit),
         user: required("USER"),
         password: required("PASSWORD"),
-        patience: PATIENCE,
+        patience: given("PATIENCE").map_or(PATIENCE, |text| Duration::from_secs(text.parse().expect("seconds"))),
     };
     let place = given("ROOT").map(|root| {
         let root = PathBuf::from(root);
