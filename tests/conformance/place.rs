@@ -129,6 +129,8 @@ impl Place {
     fn clear(&self) -> io::Result<()> {
         match self {
             Self::Folder { root, outside, owner } => {
+                // Some server may have changed it.
+                fs::set_permissions(root, fs::Permissions::from_mode(0o755))?;
                 for entry in fs::read_dir(root)? {
                     let path = entry?.path();
                     if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
