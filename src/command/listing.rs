@@ -99,7 +99,11 @@ pub(super) async fn stat(
         return Err(CommandError::NotPermitted(Purpose::Existing, "You may not list"));
     }
     let wanted = list_arguments(argument.verbatim());
-    let found = find(session, wanted.path).await?;
+    let found = find(session, wanted.path).await.map_err(|error| match error {
+        // RFC 959 §5.4: STAT has no 550.
+        CommandError::WrongKind(_, what) => CommandError::Refused(450, what),
+        other => other,
+    })?;
     let (code, entries) = match found.source {
         Source::Entries(entries) => (213, entries),
         Source::Directory(mut directory) => {

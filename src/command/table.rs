@@ -184,6 +184,7 @@ pub const TABLE: &[CommandSpec] = &[
         feature: Feature::Line("MFF Modify;UNIX.mode;"), replies: &[213, 450, 501, 502, 504, 550],
         handler: logged_in!(attributes::mff), ..ORDINARY },
     CommandSpec { verb: "SITE", theme: Theme::Change, syntax: "SITE CHMOD | UTIME | UMASK | IDLE | HELP", reference: "RFC 959 §4.1.3",
+        before_tls: true,
         replies: &[200, 214, 450, 500, 501, 502, 530, 550], handler: anytime!(attributes::site), ..ORDINARY },
     CommandSpec { verb: "DELE", theme: Theme::Change, syntax: "DELE <pathname>", reference: "RFC 959 §4.1.3", effect: Effect::Deletes,
         replies: &[250, 450, 501, 502, 550], handler: logged_in!(file::dele), ..ORDINARY },
@@ -230,7 +231,8 @@ pub const TABLE: &[CommandSpec] = &[
         effect: Effect::Lists, replies: &[213, 450, 501, 502, 550], handler: logged_in!(information::avbl), ..ORDINARY },
 
     // Known and not offered
-    not_offered("ADAT", "ADAT <data>", "RFC 2228 §3"),
+    // RFC 2228 §3: no mechanism that AUTH takes here has an exchange of ADAT.
+    CommandSpec { replies: &[503], handler: Handler::NotOffered(503), ..not_offered("ADAT", "ADAT <data>", "RFC 2228 §3") },
     not_offered("MIC", "MIC <data>", "RFC 2228 §3"),
     not_offered("CONF", "CONF <data>", "RFC 2228 §3"),
     not_offered("ENC", "ENC <data>", "RFC 2228 §3"),
@@ -241,4 +243,5 @@ pub const TABLE: &[CommandSpec] = &[
     not_offered("COMB", "COMB <target> <sources>", "de facto"),
     not_offered("THMB", "THMB <format> <pathname>", "de facto"),
     not_offered("PRET", "PRET <command>", "de facto"),
+    not_offered("NAMEFMT", "NAMEFMT 0|1", "de facto"),
 ];

@@ -101,6 +101,24 @@ impl Tree {
         self.names.insert(path.as_ref().to_vec(), Node::new(Content::Symlink(target.as_ref().to_vec()), 0o777));
     }
 
+    /// Forgets everything but the home, for the next test to begin with.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Gives what stands there these attributes, for a test to begin with.
+    pub fn dress(&mut self, path: impl AsRef<[u8]>, attributes: &Attributes) {
+        lock(&self.names[path.as_ref()]).change(attributes);
+    }
+
+    /// Where a link leads, for a test to look at.
+    pub fn link(&self, path: impl AsRef<[u8]>) -> Option<Vec<u8>> {
+        match &lock(self.names.get(path.as_ref())?).content {
+            Content::Symlink(target) => Some(target.clone()),
+            Content::File(_) | Content::Directory => None,
+        }
+    }
+
     /// Sets when it was modified, for a test to begin with.
     pub fn date(&mut self, path: impl AsRef<[u8]>, modified: u32) {
         lock(&self.names[path.as_ref()]).times = (modified, modified);
@@ -253,6 +271,12 @@ impl Tree {
             && (!replace || matches!(lock(target).content, Content::Directory))
         {
             return Err(StatusCode::FILE_ALREADY_EXISTS);
+        }
+        // ENOTDIR, as OpenSSH tells it: a directory takes the place of no file.
+        let is_directory =
+            |name| self.names.get(name).is_some_and(|node| matches!(lock(node).content, Content::Directory));
+        if self.names.contains_key(&to) && is_directory(&from) {
+            return Err(StatusCode::NO_SUCH_FILE);
         }
         self.writable_parent(&from)?;
         self.writable_parent(&to)?;
