@@ -27,7 +27,7 @@ const LONG: Duration = Duration::from_secs(3600);
 const MOST_STEPS: usize = 8;
 
 /// READs and WRITEs under way, in bytes.
-const WINDOW: usize = 4096;
+const WINDOW: usize = 1024;
 
 thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -124,10 +124,10 @@ async fn read(
 ) -> Result<(), SftpError> {
     let flags = OpenFlags { read: true, ..OpenFlags::default() };
     let file = session.open(name, flags, None).await?;
-    let mut offset = u64::from(detail) * 16;
+    let mut offset = u64::from(detail) * 4;
     let mut stream = ReadStream::new(file, offset, WINDOW);
     if detail & 1 == 1 {
-        stream = stream.expecting(u64::from(detail) * 32);
+        stream = stream.expecting(u64::from(detail) * 8);
     }
     for _ in 0..most {
         let Some(bytes) = stream.next().await? else { return stream.close().await };
@@ -149,7 +149,7 @@ async fn write(session: &Session, server: &Server, name: &BackendPath, what: u8,
     let mut sent = 0;
     for index in 0..detail % 8 {
         let mut buffer = stream.buffer();
-        sent += buffer.extend(&vec![index; 16 * usize::from(detail)]) as u64;
+        sent += buffer.extend(&vec![index; 4 * usize::from(detail)]) as u64;
         stream.write(buffer).await?;
         assert!(stream.acknowledged() <= sent);
     }
