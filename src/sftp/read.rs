@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::SftpError;
 use super::file::File;
-use super::requests::{Answer, STALL};
+use super::requests::{Answer, STALL, Turn};
 use super::window::{Delivery, MAX_REQUESTS, ReadWindow, WindowError};
 use super::wire::packet::{Packet, Reply, Request};
 use super::wire::status::StatusCode;
@@ -92,15 +92,9 @@ impl ReadStream {
             self.take_in(answer)?;
         }
         while self.window.has_request() {
-            let Some(turn) = self.file.session().requests().try_turn() else { break };
-            if self.window.in_flight() == 0 {
-                self.progress = Instant::now();
-            }
-            if let Some(range) = self.window.next_request() {
-                let handle = self.file.handle().clone();
-                let request = Request::Read { handle, offset: range.offset, length: range.length };
-                turn.send_streamed(range.offset, &self.sender, |id| Packet::Request { id, request }.encode())?;
-            }
+            let Self { file, window, sender, progress, .. } = self;
+            let Some(turn) = file.session().requests().try_turn() else { break };
+            ask(turn, file, window, sender, progress)?;
         }
         match self.window.deliver() {
             Delivery::Data(bytes) => Ok(Some(bytes)),
@@ -120,10 +114,15 @@ impl ReadStream {
         }
         let waits_for_room = self.window.has_request();
         let deadline = if self.window.in_flight() > 0 { self.progress } else { Instant::now() } + STALL;
+        let Self { file, window, sender, progress, replies, .. } = self;
         let answer = tokio::select! {
             biased;
-            answer = timeout_at(deadline, self.replies.recv()) => answer,
-            turn = self.file.session().requests().turn(), if waits_for_room => return turn.map(|_| None),
+            answer = timeout_at(deadline, replies.recv()) => answer,
+            // The turn is used and not given back: two streams would hand it to each other for as long as there is no
+            // other room.
+            turn = file.session().requests().turn(), if waits_for_room => {
+                return ask(turn?, file, window, sender, progress).map(|()| None);
+            }
         };
         match answer {
             Ok(Some(answer)) => self.take_in(answer).map(|()| None),
@@ -144,4 +143,20 @@ impl ReadStream {
         };
         fits.map_err(|error: WindowError| SftpError::Protocol(error.to_string()))
     }
+}
+
+/// Sends the next READ.
+fn ask(
+    turn: Turn<'_>,
+    file: &File,
+    window: &mut ReadWindow<SftpError>,
+    replies: &mpsc::Sender<Answer>,
+    progress: &mut Instant,
+) -> Result<(), SftpError> {
+    if window.in_flight() == 0 {
+        *progress = Instant::now();
+    }
+    let Some(range) = window.next_request() else { return Ok(()) };
+    let request = Request::Read { handle: file.handle().clone(), offset: range.offset, length: range.length };
+    turn.send_streamed(range.offset, replies, |id| Packet::Request { id, request }.encode())
 }

@@ -18,6 +18,7 @@ mod delay;
 mod digests;
 mod endings;
 mod faults;
+mod fuzz_targets;
 mod layering;
 mod listings;
 mod login;
