@@ -29,6 +29,11 @@ fn ascii() {
 }
 
 #[test]
+fn charsets() {
+    replay("charsets", targets::charsets::run);
+}
+
+#[test]
 fn configuration() {
     replay("configuration", targets::configuration::run);
 }

@@ -197,7 +197,7 @@ impl Model {
                 let code = match node {
                     Some(Node::Directory) => 212,
                     Some(Node::File(_)) => 213,
-                    None => 550,
+                    None => 450,
                 };
                 Expected::reply(line("STAT"), &[code])
             }

@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod ascii;
+pub mod charsets;
 pub mod configuration;
 pub mod facts;
 pub mod globs;

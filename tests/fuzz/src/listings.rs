@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use ftps2sftp::ftp::facts::{self, EntryKind, FactPermissions, FactSelection};
-use ftps2sftp::ftp::time::{compact, parse_compact};
+use ftps2sftp::ftp::list::{Form, Style};
+use ftps2sftp::ftp::time::{Zone, compact, parse_compact};
 use ftps2sftp::sftp::{Attributes, BackendPath, DirectoryEntry, FileKind};
-use ftps2sftp::transfer::listing::{self, ResolveLink};
+use ftps2sftp::transfer::listing::{self, Links};
 
 use super::input::Input;
 
@@ -29,9 +30,10 @@ pub fn run(bytes: &[u8]) {
         entries.push(DirectoryEntry { name: input.piece().to_vec(), attributes });
     }
 
-    let nowhere: ResolveLink = Arc::new(|_| Box::pin(async { None }));
+    let nowhere = Links::Followed(Arc::new(|_| Box::pin(async { None })));
+    let form = Form { style: Style::Unix, zone: Zone::UTC };
     let directory = BackendPath::from_bytes("/");
-    let text = at_once(listing::lines(directory, entries.clone(), permissions, nowhere, now));
+    let text = at_once(listing::lines(directory, entries.clone(), form, nowhere, None, now));
     let shown: Vec<&DirectoryEntry> = entries.iter().filter(|entry| listing::is_shown(&entry.name)).collect();
     let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
     assert_eq!(lines.len(), shown.len(), "{}", text.escape_ascii());
