@@ -102,6 +102,9 @@ pub(super) async fn stat(
     let found = find(session, wanted.path).await.map_err(|error| match error {
         // RFC 959 §5.4: STAT has no 550.
         CommandError::WrongKind(_, what) => CommandError::Refused(450, what),
+        CommandError::Backend(_, error) if is_missing(&error) => {
+            CommandError::Refused(450, "No such file or directory")
+        }
         other => other,
     })?;
     let (code, entries) = match found.source {
