@@ -37,7 +37,7 @@ use crate::table::{Case, Expected, Stage, Step};
 /// What the table must hold at least.
 const LEAST_CASES: usize = 1_500;
 
-/// How long the backend's files may take to become what they should be, and another server to reply.
+/// How long another server may take to reply, and its files to become what they should be.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,7 +216,7 @@ async fn carry_out(desk: &Desk, case: &Case, log: &mut Vec<String>) -> Result<()
     log.append(&mut dialogue.log);
     carried_out?;
     let (Some(place), Some(before)) = (place, before) else { return Ok(()) };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + target.patience;
     loop {
         let after = place.look().map_err(|error| error.to_string())?;
         match after.difference(&before, &case.effect)? {
