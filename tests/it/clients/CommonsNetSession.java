@@ -42,7 +42,7 @@ public class CommonsNetSession {
         client = new FTPSClient(implicit, context);
         client.setEnabledProtocols(new String[] {"TLSv" + version});
         client.setEndpointCheckingEnabled(true);
-        client.setControlEncoding(StandardCharsets.UTF_8);
+        client.setControlEncoding(StandardCharsets.UTF_8.name());
         client.setConnectTimeout(60_000);
         client.setDefaultTimeout(60_000);
         client.setDataTimeout(Duration.ofSeconds(60));

@@ -11,13 +11,13 @@ import sys
 import aioftp
 
 
-async def stored(stream, content):
-    async with stream:
+async def stored(opening, content):
+    async with opening as stream:
         await stream.write(content)
 
 
-async def fetched(stream):
-    async with stream:
+async def fetched(opening):
+    async with opening as stream:
         return await stream.read()
 
 
@@ -44,15 +44,14 @@ async def continue_download(client, remote, local):
 
 
 async def upload_text(client, local, remote):
+    """aioftp leaves the ends of lines to its users."""
     stream = await client.get_stream("STOR " + remote, "1xx", conn_type="A")
     await stored(stream, pathlib.Path(local).read_bytes().replace(b"\n", b"\r\n"))
-    await stream.finish()
 
 
 async def download_text(client, remote, local):
     stream = await client.get_stream("RETR " + remote, "1xx", conn_type="A")
-    pathlib.Path(local).write_bytes((await stream.read()).replace(b"\r\n", b"\n"))
-    await stream.finish()
+    pathlib.Path(local).write_bytes((await fetched(stream)).replace(b"\r\n", b"\n"))
 
 
 async def list_directory(client, directory):
@@ -71,7 +70,8 @@ STEPS = {
     "list": list_directory,
     "rename": lambda client, old, new: client.rename(old, new),
     "delete": lambda client, name: client.remove_file(name),
-    "mkdir": lambda client, name: client.make_directory(name, parents=False),
+    # make_directory makes only what is not there.
+    "mkdir": lambda client, name: client.command("MKD " + name, "2xx"),
     "rmdir": lambda client, name: client.remove_directory(name),
 }
 

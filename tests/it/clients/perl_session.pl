@@ -17,8 +17,18 @@ sub must {
     die unless $_[0];
 }
 
-sub binary { $client->binary; shift->(@_) }
-sub text { $client->ascii; shift->(@_) }
+# The type of transfer stays what it was set to: each says its own.
+sub binary {
+    my ($step, @files) = @_;
+    must($client->binary);
+    $step->(@files);
+}
+
+sub text {
+    my ($step, @files) = @_;
+    must($client->ascii);
+    $step->(@files);
+}
 
 sub upload { my ($local, $remote) = @_; must($client->put($local, $remote)) }
 sub download { my ($remote, $local) = @_; must($client->get($remote, $local)) }
@@ -31,6 +41,8 @@ sub continue_upload {
     seek($file, $offset, 0);
     must($client->append($file, $remote));
 }
+
+sub append { my ($local, $remote) = @_; must($client->append($local, $remote)) }
 
 sub continue_download {
     my ($remote, $local) = @_;
@@ -54,7 +66,7 @@ my %steps = (
     'download' => sub { binary(\&download, @_) },
     'continue-upload' => sub { binary(\&continue_upload, @_) },
     'continue-download' => sub { binary(\&continue_download, @_) },
-    'append' => sub { my ($local, $remote) = @_; $client->binary; must($client->append($local, $remote)) },
+    'append' => sub { binary(\&append, @_) },
     'upload-text' => sub { text(\&upload, @_) },
     'download-text' => sub { text(\&download, @_) },
     'list' => \&list_directory,
@@ -87,7 +99,7 @@ sub log_in {
         SSL_verifycn_scheme => 'ftp',
         SSL_version => $version eq '1.2' ? 'TLSv1_2' : 'TLSv1_3',
     );
-    $client = Net::FTP->new('127.0.0.1', Port => $port, Timeout => 60, SSL => $mode eq 'implicit', @tls);
+    $client = Net::FTP->new('127.0.0.1', Port => $port, Timeout => 60, Passive => 1, SSL => $mode eq 'implicit', @tls);
     die $@ unless $client;
     must($client->starttls) if $mode eq 'explicit';
     must($client->login($user, $password));

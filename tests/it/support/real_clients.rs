@@ -128,10 +128,8 @@ pub(crate) fn lftp_with(tls: Tls, gateway: &Gateway, desk: &Path, script: &str) 
 pub(crate) fn wget(tls: Tls, version: &str, gateway: &Gateway, desk: &Path) -> Command {
     let mut command = program("wget", "wget", desk);
     command.args(["--no-config", "--no-verbose", "--tries=2", "--timeout=60", "--no-hsts", "--ca-certificate"]);
-    command.arg(gateway.certificate()).arg(match version {
-        "1.2" => "--secure-protocol=TLSv1_2",
-        _ => "--secure-protocol=TLSv1_3",
-    });
+    // As GnuTLS, which Debian's wget is built with, wants it: `--secure-protocol` names only the lowest version.
+    command.arg(gateway.certificate()).arg(format!("--ciphers=NORMAL:-VERS-ALL:+VERS-TLS{version}"));
     command.args([format!("--user={MAPPED_USER}"), format!("--password={MAPPED_PASSWORD}")]);
     if tls == Tls::Implicit {
         command.arg("--ftps-implicit");
@@ -204,6 +202,15 @@ pub(crate) enum Library {
     Ruby,
 }
 
+/// How many data connections of a client resume the session of the control connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resumption {
+    /// It may be required to.
+    Always,
+    Sometimes,
+    Never,
+}
+
 impl Library {
     /// PHP verifies no certificate.
     pub(crate) fn verifies(self) -> bool {
@@ -213,6 +220,19 @@ impl Library {
     /// PHP tells its users the text of a reply, and not its code.
     pub(crate) fn tells_codes(self) -> bool {
         self != Self::Php
+    }
+
+    /// What its data connections do about the session of the control connection.
+    ///
+    /// Under TLS 1.3 PHP and Ruby leave it to OpenSSL, which uses a ticket once, and uploads are given no new ones. Java
+    /// keeps sessions by host and port, and a data connection has a port of its own; Perl gives its data connections a
+    /// context with no sessions in it.
+    pub(crate) fn resumption(self, version: &str) -> Resumption {
+        match (self, version) {
+            (Self::Aioftp | Self::BasicFtp, _) | (Self::Php | Self::Ruby, "1.2") => Resumption::Always,
+            (Self::Php | Self::Ruby, _) => Resumption::Sometimes,
+            (Self::CommonsNet | Self::Perl, _) => Resumption::Never,
+        }
     }
 
     /// Its program, with all it takes to run one, but for the arguments.
