@@ -113,7 +113,11 @@ impl SessionTls {
     /// The TLS of one data connection; `is_download` when it is known to send from us to the client, `resumes` when it
     /// may resume the session.
     pub fn for_data(&self, is_download: bool, resumes: bool) -> DataTls {
-        let issuer = Arc::new(self.tickets.data());
+        // A new ticket at the end of a resumed TLS 1.2 handshake makes OpenSSL forget the session that was resumed, and
+        // PHP and Ruby, which replay that of the control connection, are not told of the new one: their next data
+        // connection would have nothing to resume.
+        let issues = self.established.get().is_none_or(|control| control.version != "TLSv1.2");
+        let issuer = Arc::new(self.tickets.data(issues));
         let mut config = ServerConfig::clone(&self.control);
         if resumes {
             config.ticketer = Arc::clone(&issuer) as _;

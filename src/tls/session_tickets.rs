@@ -43,6 +43,7 @@ struct Issuers {
 pub(super) struct Issuer {
     tickets: Arc<SessionTickets>,
     number: u64,
+    issues: bool,
 }
 
 impl SessionTickets {
@@ -60,14 +61,14 @@ impl SessionTickets {
 
     /// The control connection: its tickets are good.
     pub(super) fn control(self: &Arc<Self>) -> Issuer {
-        Issuer { tickets: Arc::clone(self), number: CONTROL }
+        Issuer { tickets: Arc::clone(self), number: CONTROL, issues: true }
     }
 
-    /// A new data connection: its tickets are good after [`Issuer::trust`].
-    pub(super) fn data(self: &Arc<Self>) -> Issuer {
+    /// A new data connection: it takes tickets, and may issue some of its own, which are good after [`Issuer::trust`].
+    pub(super) fn data(self: &Arc<Self>, issues: bool) -> Issuer {
         let mut issuers = self.issuers();
         issuers.last += 1;
-        Issuer { tickets: Arc::clone(self), number: issuers.last }
+        Issuer { tickets: Arc::clone(self), number: issuers.last, issues }
     }
 
     fn is_trusted(&self, issuer: u64) -> bool {
@@ -91,8 +92,9 @@ impl Issuer {
 }
 
 impl ProducesTickets for Issuer {
+    /// Whether tickets are announced and sent; under TLS 1.2 those that come are taken all the same.
     fn enabled(&self) -> bool {
-        true
+        self.issues
     }
 
     fn lifetime(&self) -> u32 {
@@ -188,33 +190,42 @@ mod tests {
         let theirs = SessionTickets::new().unwrap();
         let ticket = ours.control().encrypt(b"state").unwrap();
         assert_eq!(ours.control().decrypt(&ticket).as_deref(), Some(&b"state"[..]));
-        assert_eq!(ours.data().decrypt(&ticket).as_deref(), Some(&b"state"[..]));
+        assert_eq!(ours.data(true).decrypt(&ticket).as_deref(), Some(&b"state"[..]));
         assert_eq!(theirs.control().decrypt(&ticket), None);
     }
 
     #[test]
     fn a_ticket_of_a_data_connection_is_good_once_that_has_proved_itself() {
         let tickets = SessionTickets::new().unwrap();
-        let (rightful, thief) = (tickets.data(), tickets.data());
+        let (rightful, thief) = (tickets.data(true), tickets.data(true));
         let [good, bad] = [&rightful, &thief].map(|issuer| issuer.encrypt(b"state").unwrap());
-        assert_eq!(tickets.data().decrypt(&good), None);
+        assert_eq!(tickets.data(true).decrypt(&good), None);
         rightful.trust();
-        assert_eq!(tickets.data().decrypt(&good).as_deref(), Some(&b"state"[..]));
-        assert_eq!(tickets.data().decrypt(&bad), None);
+        assert_eq!(tickets.data(true).decrypt(&good).as_deref(), Some(&b"state"[..]));
+        assert_eq!(tickets.data(true).decrypt(&bad), None);
         // Nor can it be passed off as another's.
         let forged = [good.split_at(8).0, bad.split_at(8).1].concat();
-        assert_eq!(tickets.data().decrypt(&forged), None);
+        assert_eq!(tickets.data(true).decrypt(&forged), None);
+    }
+
+    #[test]
+    fn who_issues_no_tickets_takes_them_all_the_same() {
+        let tickets = SessionTickets::new().unwrap();
+        let silent = tickets.data(false);
+        assert!(!silent.enabled());
+        let ticket = tickets.control().encrypt(b"state").unwrap();
+        assert_eq!(silent.decrypt(&ticket).as_deref(), Some(&b"state"[..]));
     }
 
     #[test]
     fn only_so_many_issuers_are_remembered() {
         let tickets = SessionTickets::new().unwrap();
         for _ in 0..REMEMBERED * 2 {
-            tickets.data().trust();
+            tickets.data(true).trust();
         }
         assert_eq!(tickets.issuers().trusted.len(), REMEMBERED);
         let ticket = tickets.control().encrypt(b"state").unwrap();
-        assert!(tickets.data().decrypt(&ticket).is_some());
+        assert!(tickets.data(true).decrypt(&ticket).is_some());
     }
 
     #[test]

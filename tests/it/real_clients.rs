@@ -1,5 +1,7 @@
-//! curl, lftp and Python's ftplib through the gateway to a real OpenSSH server.
+//! Real clients through the gateway to a real OpenSSH server: curl, lftp, wget, and the FTP libraries of Python, Perl,
+//! PHP, Ruby, Java and JavaScript.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -12,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, MAPPED_PASSWORD, Setup};
 use crate::support::real_clients::{
-    Ran, Tls, assert_same, content, curl, curl_with, desk, ftplib, lftp, lftp_with, run, tree,
+    Answer, Library, Ran, Resumption, Session, Tls, VERSIONS, assert_same, content, curl, curl_with, desk, ftplib,
+    lftp, lftp_with, run, tree, wget, wget_url,
 };
 use crate::support::sshd::Sshd;
 
@@ -201,7 +204,7 @@ async fn curl_creates_directories_and_renames_and_deletes() {
         let top = format!("{url}/");
         let rename = ["-Q", "RNFR /a/b c/ü/file.bin", "-Q", "RNTO /moved.bin", "--list-only", &top];
         let listed = curl_with(&gateway, desk.path(), &rename).succeeded();
-        assert_eq!(listed.lines().collect::<std::collections::BTreeSet<_>>(), ["a", "moved.bin"].into(), "{tls:?}");
+        assert_eq!(listed.lines().collect::<BTreeSet<_>>(), ["a", "moved.bin"].into(), "{tls:?}");
         // After the transfer: fetched, then deleted.
         let fetched = curl_with(&gateway, desk.path(), &["-Q", "-DELE moved.bin", &format!("{url}/moved.bin")]);
         assert_eq!(fetched.succeeded(), "content", "{tls:?}");
@@ -299,8 +302,7 @@ async fn curl_moves_many_small_files_over_one_control_connection() {
 #[tokio::test]
 async fn data_connections_that_must_resume_do_so_in_curl_and_lftp() {
     let sshd = Sshd::start().await;
-    let setup = Setup::backend(&sshd).with_users(&sshd.files()).with("policy: {data_tls_resumption: require}\n");
-    let gateway = Gateway::start(&setup);
+    let gateway = requiring_resumption(&sshd);
     let desk = desk();
     for name in ["one", "two", "three"] {
         fs::write(desk.path().join(name), name).unwrap();
@@ -563,4 +565,292 @@ async fn ftplib_goes_through_its_repertoire(tls: Tls, version: &str) {
     let desk = desk();
     let ran = ftplib(tls, version, &gateway, desk.path());
     assert_eq!((ran.code, ran.errors.as_str()), (Some(0), ""));
+}
+
+/// Waits until a transfer of so many bytes is logged as complete.
+fn wait_for_transfer(gateway: &Gateway, direction: &str, bytes: u64) {
+    wait_until(&format!("no {direction} of {bytes} bytes"), || {
+        transfers(gateway).contains(&(direction.to_owned(), bytes))
+    });
+}
+
+/// Every data connection so far went by this version of TLS; how many of them resumed the session, and how many not.
+async fn data_handshakes(gateway: &Gateway, version: &str) -> (f64, f64) {
+    let series = |version: &str, result: &str| {
+        format!("ftps2sftp_tls_handshakes_total{{channel=\"data\",version=\"{version}\",result=\"{result}\"}}")
+    };
+    for other in VERSIONS.into_iter().filter(|other| *other != version) {
+        for result in ["resumed", "full"] {
+            assert_eq!(gateway.metric(&series(other, result)).await, 0.0, "{other} is not what was asked for");
+        }
+    }
+    (gateway.metric(&series(version, "resumed")).await, gateway.metric(&series(version, "full")).await)
+}
+
+#[tokio::test]
+async fn aioftp_takes_its_steps_under_explicit_tls() {
+    takes_its_steps(Library::Aioftp, Tls::Explicit).await;
+}
+
+#[tokio::test]
+async fn aioftp_takes_its_steps_under_implicit_tls() {
+    takes_its_steps(Library::Aioftp, Tls::Implicit).await;
+}
+
+#[tokio::test]
+async fn basic_ftp_takes_its_steps_under_explicit_tls() {
+    takes_its_steps(Library::BasicFtp, Tls::Explicit).await;
+}
+
+#[tokio::test]
+async fn basic_ftp_takes_its_steps_under_implicit_tls() {
+    takes_its_steps(Library::BasicFtp, Tls::Implicit).await;
+}
+
+#[tokio::test]
+async fn commons_net_takes_its_steps_under_explicit_tls() {
+    takes_its_steps(Library::CommonsNet, Tls::Explicit).await;
+}
+
+#[tokio::test]
+async fn commons_net_takes_its_steps_under_implicit_tls() {
+    takes_its_steps(Library::CommonsNet, Tls::Implicit).await;
+}
+
+#[tokio::test]
+async fn perl_takes_its_steps_under_explicit_tls() {
+    takes_its_steps(Library::Perl, Tls::Explicit).await;
+}
+
+#[tokio::test]
+async fn perl_takes_its_steps_under_implicit_tls() {
+    takes_its_steps(Library::Perl, Tls::Implicit).await;
+}
+
+/// ext-ftp has explicit TLS only.
+#[tokio::test]
+async fn php_takes_its_steps_under_explicit_tls() {
+    takes_its_steps(Library::Php, Tls::Explicit).await;
+}
+
+/// net-ftp 0.1 has explicit TLS only.
+#[tokio::test]
+async fn ruby_takes_its_steps_under_explicit_tls() {
+    takes_its_steps(Library::Ruby, Tls::Explicit).await;
+}
+
+/// What one client library does of everything, under each version of TLS; looked at from the server's side as well.
+async fn takes_its_steps(library: Library, tls: Tls) {
+    let sshd = Sshd::start().await;
+    let desk = desk();
+    for version in VERSIONS {
+        let gateway = match library.resumption(version) {
+            Resumption::Always => requiring_resumption(&sshd),
+            Resumption::Sometimes | Resumption::Never => Gateway::before(&sshd),
+        };
+        takes_its_steps_under(library, (tls, version), &sshd, &gateway, desk.path());
+        let (resumed, full) = data_handshakes(&gateway, version).await;
+        let seen = match (resumed > 0.0, full > 0.0) {
+            (true, false) => Resumption::Always,
+            (true, true) => Resumption::Sometimes,
+            (false, _) => Resumption::Never,
+        };
+        assert_eq!(seen, library.resumption(version), "{library:?} {tls:?} {version}: {resumed} {full}");
+        empty(&sshd.files());
+        empty(desk.path());
+    }
+    is_turned_away(library, tls, &sshd, desk.path());
+}
+
+/// Logins that must fail: with a wrong password, and at a gateway that is not the one the client trusts.
+fn is_turned_away(library: Library, tls: Tls, sshd: &Sshd, desk: &Path) {
+    let gateway = Gateway::before(sshd);
+    let wrong = (&*gateway.certificate(), "not the password");
+    let (session, answer) = Session::try_begin(library, (tls, "1.3"), &gateway, wrong, desk);
+    let told = if library.tells_codes() { "530" } else { "-" };
+    assert_eq!(answer, Answer::Refused(told.to_owned()), "{library:?} {tls:?}");
+    session.end();
+    if library.verifies() {
+        let other = Gateway::before(sshd);
+        let untrusted = (&*other.certificate(), MAPPED_PASSWORD);
+        let (session, answer) = Session::try_begin(library, (tls, "1.3"), &gateway, untrusted, desk);
+        assert!(matches!(answer, Answer::Failed(_)), "{library:?} {tls:?}: {answer:?}");
+        session.end();
+        assert!(!gateway.log().contains("\"logged in\""), "{library:?} {tls:?}");
+    }
+}
+
+/// A gateway that takes no data connection that does not resume the session.
+fn requiring_resumption(sshd: &Sshd) -> Gateway {
+    let setup = Setup::backend(sshd).with_users(&sshd.files());
+    Gateway::start(&setup.with("policy: {data_tls_resumption: require}\n"))
+}
+
+fn takes_its_steps_under(library: Library, tls: (Tls, &str), sshd: &Sshd, gateway: &Gateway, desk: &Path) {
+    let entry = |kind: &str, size: &str, name: &str| (kind.to_owned(), size.to_owned(), name.to_owned());
+    let stored = |name: &str| fs::read(sshd.files().join(name)).unwrap();
+    let local = |name: &str| fs::read(desk.join(name)).unwrap();
+    let bytes = content(7, 1_000_000);
+    fs::write(desk.join("up.bin"), &bytes).unwrap();
+    fs::write(desk.join("empty.bin"), "").unwrap();
+    fs::write(desk.join("tail.bin"), &bytes[..1_234]).unwrap();
+    fs::write(desk.join("lines.txt"), "one\n\ntwo\nthree\n").unwrap();
+
+    let mut session = Session::begin(library, tls, gateway, desk);
+    for name in ["empty.bin", "up.bin"] {
+        session.done(&["upload", name, name]);
+        assert!(stored(name) == local(name), "{library:?} {tls:?} {name}");
+        session.done(&["download", name, "down.bin"]);
+        assert!(local("down.bin") == local(name), "{library:?} {tls:?} {name}");
+    }
+    // What is there is replaced.
+    session.done(&["upload", "tail.bin", "up.bin"]);
+    assert!(stored("up.bin") == bytes[..1_234], "{library:?} {tls:?}");
+
+    // Only what is missing crosses the wire.
+    place(sshd, "half.bin", &bytes[..400_000]);
+    session.done(&["continue-upload", "up.bin", "half.bin"]);
+    assert!(stored("half.bin") == bytes, "{library:?} {tls:?}");
+    wait_for_transfer(gateway, "upload", 600_000);
+    fs::write(desk.join("part.bin"), &bytes[..300_000]).unwrap();
+    session.done(&["continue-download", "half.bin", "part.bin"]);
+    assert!(local("part.bin") == bytes, "{library:?} {tls:?}");
+    wait_for_transfer(gateway, "download", 700_000);
+    session.done(&["append", "tail.bin", "half.bin"]);
+    assert!(stored("half.bin") == [&bytes[..], &bytes[..1_234]].concat(), "{library:?} {tls:?}");
+
+    // CR LF on the way, LF on the server; and whatever type was in force before is so again.
+    session.done(&["upload-text", "lines.txt", "lines.txt"]);
+    assert_eq!(stored("lines.txt"), local("lines.txt"), "{library:?} {tls:?}");
+    wait_for_transfer(gateway, "upload", 19);
+    session.done(&["download-text", "lines.txt", "down.txt"]);
+    assert_eq!(local("down.txt"), local("lines.txt"), "{library:?} {tls:?}");
+    wait_for_transfer(gateway, "download", 19);
+    session.done(&["download", "lines.txt", "down.txt"]);
+    assert_eq!(local("down.txt"), stored("lines.txt"), "{library:?} {tls:?}");
+
+    session.done(&["mkdir", "a directory"]);
+    assert!(sshd.files().join("a directory").is_dir());
+    assert_eq!(session.list("a directory"), BTreeSet::new());
+    let names = ["-dash", ".hidden", "grüße 日本", "plain", "two  spaces", "100% #1", "semi;colon", &"x".repeat(255)];
+    for (index, name) in names.into_iter().enumerate() {
+        fs::write(desk.join("up.txt"), &bytes[..index * 1_000]).unwrap();
+        session.done(&["upload", "up.txt", &format!("a directory/{name}")]);
+    }
+    session.done(&["mkdir", "a directory/sub"]);
+    let mut expected: BTreeSet<_> =
+        names.iter().enumerate().map(|(index, name)| entry("file", &(index * 1_000).to_string(), name)).collect();
+    expected.insert(entry("dir", "-", "sub"));
+    assert_eq!(session.list("a directory"), expected, "{tls:?}");
+
+    session.done(&["rename", "a directory/plain", "moved"]);
+    session.done(&["rename", "a directory/two  spaces", "a directory/plain"]);
+    assert_eq!(stored("moved"), bytes[..3_000]);
+    assert_eq!(stored("a directory/plain"), bytes[..4_000]);
+    // Onto what is there.
+    session.done(&["rename", "moved", "a directory/plain"]);
+    assert_eq!(stored("a directory/plain"), bytes[..3_000]);
+    session.done(&["rmdir", "a directory/sub"]);
+    assert_eq!(session.list("a directory").len(), names.len() - 1);
+
+    // Refused, and the session goes on.
+    session.refused(&["delete", "missing"], "550");
+    session.refused(&["rename", "missing", "elsewhere"], "550");
+    session.refused(&["mkdir", "a directory"], "550");
+    session.refused(&["rmdir", "a directory"], "550");
+    session.refused(&["download", "missing", "down.bin"], "550");
+    session.refused(&["upload", "up.bin", "missing/file"], "553");
+    session.refused(&["download", "a directory", "down.bin"], "550");
+    for name in names.into_iter().filter(|name| *name != "two  spaces") {
+        session.done(&["delete", &format!("a directory/{name}")]);
+    }
+    session.done(&["rmdir", "a directory"]);
+    session.done(&["download", "half.bin", "down.bin"]);
+    assert!(local("down.bin") == stored("half.bin"), "{library:?} {tls:?}");
+    let left = ["empty.bin", "half.bin", "lines.txt", "up.bin"]
+        .map(|name| entry("file", &fs::metadata(sshd.files().join(name)).unwrap().len().to_string(), name));
+    assert_eq!(session.list("/"), left.into(), "{tls:?}");
+    session.end();
+}
+
+/// The entries of wget's page for a directory: kind, size and name, by the parser that its recursion goes by.
+fn entries_of_page(page: &str) -> BTreeSet<(String, String, String)> {
+    page.lines()
+        .filter_map(|line| {
+            let (columns, link) = line.split_once("<a href=\"")?;
+            let (name, rest) = link.split_once("\">")?.1.split_once("</a>")?;
+            let kind = columns.split_whitespace().last()?;
+            let size = rest.split_once('(').map_or("-", |(_, size)| size.split_once(' ').unwrap().0);
+            Some((kind.to_owned(), size.replace(',', ""), name.trim_end_matches('/').replace("&#32;", " ")))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn wget_lists_fetches_and_resumes_under_explicit_tls() {
+    wget_lists_fetches_and_resumes(Tls::Explicit).await;
+}
+
+#[tokio::test]
+async fn wget_lists_fetches_and_resumes_under_implicit_tls() {
+    wget_lists_fetches_and_resumes(Tls::Implicit).await;
+}
+
+async fn wget_lists_fetches_and_resumes(tls: Tls) {
+    let sshd = Sshd::start().await;
+    let desk = desk();
+    let bytes = content(8, 1_000_000);
+    place(&sshd, "file.bin", &bytes);
+    place(&sshd, "lines.txt", b"one\ntwo\n");
+    let folder = sshd.place_directory("folder");
+    for (name, length) in [("-dash", 0), (".hidden", 1), ("grüße 日本", 2_000), ("two  spaces", 30_000), ("100% #1", 5)]
+    {
+        sshd.place_file(Path::new("folder").join(name), &bytes[..length]);
+    }
+    sshd.place_directory("folder/sub");
+    sshd.place_file("folder/sub/deep", "deep");
+    let other = Gateway::before(&sshd);
+    for version in VERSIONS {
+        let gateway = requiring_resumption(&sshd);
+        let wget = |arguments: &[&str], path: &str| {
+            run(wget(tls, version, &gateway, desk.path()).args(arguments).arg(wget_url(tls, &gateway, path)))
+        };
+        wget(&["-O", "down.bin"], "file.bin").succeeded();
+        assert!(fs::read(desk.path().join("down.bin")).unwrap() == bytes, "{tls:?} {version}");
+        fs::write(desk.path().join("file.bin"), &bytes[..300_000]).unwrap();
+        wget(&["--continue"], "file.bin").succeeded();
+        assert!(fs::read(desk.path().join("file.bin")).unwrap() == bytes, "{tls:?} {version}");
+        wait_for_transfer(&gateway, "download", 700_000);
+        // As it crosses the wire: wget leaves the ends of lines to others.
+        wget(&["-O", "down.txt"], "lines.txt;type=a").succeeded();
+        assert_eq!(fs::read(desk.path().join("down.txt")).unwrap(), b"one\r\ntwo\r\n", "{tls:?} {version}");
+
+        wget(&["-O", "page"], "folder/").succeeded();
+        let page = fs::read_to_string(desk.path().join("page")).unwrap();
+        let mut expected: BTreeSet<_> = fs::read_dir(&folder)
+            .unwrap()
+            .map(Result::unwrap)
+            .filter(|entry| entry.file_type().unwrap().is_file())
+            .map(|entry| {
+                let name = entry.file_name().into_string().unwrap();
+                ("File".to_owned(), entry.metadata().unwrap().len().to_string(), name)
+            })
+            .collect();
+        expected.insert(("Directory".to_owned(), "-".to_owned(), "sub".to_owned()));
+        assert_eq!(entries_of_page(&page), expected, "{tls:?} {version}\n{page}");
+        // By its own listings, down to the last file.
+        wget(&["--recursive", "--no-host-directories"], "folder/").succeeded();
+        assert_same(&folder, &desk.path().join("folder"));
+
+        // wget's exit codes: 8 for a reply that is an error, 6 for a login, 5 for TLS.
+        wget(&["-O", "missing"], "missing").failed(8);
+        if version == "1.3" {
+            wget(&["-O", "missing", "--password=wrong"], "file.bin").failed(6);
+        }
+        let authority = format!("--ca-certificate={}", other.certificate().display());
+        wget(&["-O", "missing", &authority], "file.bin").failed(5);
+        let (resumed, full) = data_handshakes(&gateway, version).await;
+        assert!(resumed > 0.0 && full == 0.0, "{tls:?} {version}: {resumed} {full}");
+        empty(desk.path());
+    }
 }

@@ -1,10 +1,11 @@
-//! curl, lftp and Python's ftplib as people run them, each with nothing of this machine's own settings.
+//! Clients as people run them, each with nothing of this machine's own settings.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -29,6 +30,9 @@ impl Tls {
         }
     }
 }
+
+/// The versions of TLS, as the programs below `clients/` take them.
+pub(crate) const VERSIONS: [&str; 2] = ["1.2", "1.3"];
 
 /// What a program left behind; text that is not UTF-8 as Latin-1.
 #[derive(Debug)]
@@ -71,7 +75,11 @@ pub(crate) fn program(name: &str, package: &str, home: &Path) -> Command {
         std::env::split_paths(&path).any(|directory| directory.join(name).is_file()),
         "{name} is missing: apt-get install -y --no-install-recommends {package}"
     );
-    let mut command = Command::new(name);
+    without_settings(Command::new(name), home)
+}
+
+/// Without the settings of whoever runs the tests.
+fn without_settings(mut command: Command, home: &Path) -> Command {
     command.env("HOME", home).env("LC_ALL", "C.UTF-8").env("TZ", "UTC").env("TERM", "dumb").current_dir(home);
     for variable in ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "LFTP_HOME", "CURL_HOME", "NETRC", "SSL_CERT_FILE"] {
         command.env_remove(variable);
@@ -116,17 +124,309 @@ pub(crate) fn lftp_with(tls: Tls, gateway: &Gateway, desk: &Path, script: &str) 
     run(&mut lftp(tls, gateway, desk, script))
 }
 
+/// wget, trusting the gateway and logged in as [`MAPPED_USER`]: it has no more than downloads, listings among them.
+pub(crate) fn wget(tls: Tls, version: &str, gateway: &Gateway, desk: &Path) -> Command {
+    let mut command = program("wget", "wget", desk);
+    command.args(["--no-config", "--no-verbose", "--tries=2", "--timeout=60", "--no-hsts", "--ca-certificate"]);
+    // As GnuTLS, which Debian's wget is built with, wants it: `--secure-protocol` names only the lowest version.
+    command.arg(gateway.certificate()).arg(format!("--ciphers=NORMAL:-VERS-ALL:+VERS-TLS{version}"));
+    command.args([format!("--user={MAPPED_USER}"), format!("--password={MAPPED_PASSWORD}")]);
+    if tls == Tls::Implicit {
+        command.arg("--ftps-implicit");
+    }
+    command
+}
+
+/// A path as wget is told it: `ftps` is either kind of TLS, and needs wget 1.18.
+pub(crate) fn wget_url(tls: Tls, gateway: &Gateway, path: &str) -> String {
+    match tls {
+        Tls::Explicit => format!("ftps://{}/{path}", gateway.explicit),
+        Tls::Implicit => format!("ftps://{}/{path}", gateway.implicit),
+    }
+}
+
 /// `clients/ftplib_session.py` under one mode and one version of TLS (`1.2` or `1.3`).
 pub(crate) fn ftplib(tls: Tls, version: &str, gateway: &Gateway, desk: &Path) -> Ran {
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/clients/ftplib_session.py");
+    let mut python = python(desk);
+    python.arg(script("ftplib_session.py"));
+    run(with_gateway(&mut python, tls, version, gateway, &gateway.certificate(), MAPPED_PASSWORD))
+}
+
+/// Python, isolated, and leaving no .pyc files.
+fn python(desk: &Path) -> Command {
+    let mut python = program("python3", "python3", desk);
+    python.args(["-I", "-B"]);
+    python
+}
+
+/// Adds what every program below `clients/` is told: MODE VERSION PORT AUTHORITY USER PASSWORD.
+fn with_gateway<'a>(
+    command: &'a mut Command,
+    tls: Tls,
+    version: &str,
+    gateway: &Gateway,
+    authority: &Path,
+    password: &str,
+) -> &'a mut Command {
     let (mode, address) = match tls {
         Tls::Explicit => ("explicit", gateway.explicit),
         Tls::Implicit => ("implicit", gateway.implicit),
     };
-    let mut python = program("python3", "python3", desk);
-    // Isolated, and without leaving .pyc files.
-    python.args(["-I", "-B"]).arg(script).args([mode, version, &address.port().to_string()]);
-    run(python.arg(gateway.certificate()).args([MAPPED_USER, MAPPED_PASSWORD]))
+    command.args([mode, version, &address.port().to_string()]).arg(authority).args([MAPPED_USER, password])
+}
+
+/// A file below `clients/`.
+fn script(name: &str) -> PathBuf {
+    required(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/clients").join(name))
+}
+
+/// A file that `tests/run` installs.
+fn required(path: PathBuf) -> PathBuf {
+    assert!(path.exists(), "{} is missing: tests/run installs it", path.display());
+    path
+}
+
+/// What `tests/run` installs of package registries of other languages.
+fn installed(path: &str) -> PathBuf {
+    required(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/clients").join(path))
+}
+
+/// A client library that has a program below `clients/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Library {
+    Aioftp,
+    BasicFtp,
+    CommonsNet,
+    Perl,
+    Php,
+    Ruby,
+}
+
+/// How many data connections of a client resume the session of the control connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resumption {
+    /// It may be required to.
+    Always,
+    Sometimes,
+    Never,
+}
+
+impl Library {
+    /// PHP verifies no certificate.
+    pub(crate) fn verifies(self) -> bool {
+        self != Self::Php
+    }
+
+    /// PHP tells its users the text of a reply, and not its code.
+    pub(crate) fn tells_codes(self) -> bool {
+        self != Self::Php
+    }
+
+    /// What its data connections do about the session of the control connection.
+    ///
+    /// Under TLS 1.3 PHP and Ruby leave it to OpenSSL, which uses a ticket once, and uploads are given no new ones. Java
+    /// keeps sessions by host and port, and a data connection has a port of its own; Perl gives its data connections a
+    /// context with no sessions in it.
+    pub(crate) fn resumption(self, version: &str) -> Resumption {
+        match (self, version) {
+            (Self::Aioftp | Self::BasicFtp, _) | (Self::Php | Self::Ruby, "1.2") => Resumption::Always,
+            (Self::Php | Self::Ruby, _) => Resumption::Sometimes,
+            (Self::CommonsNet | Self::Perl, _) => Resumption::Never,
+        }
+    }
+
+    /// Its program, with all it takes to run one, but for the arguments.
+    fn command(self, version: &str, desk: &Path) -> Command {
+        match self {
+            Self::Aioftp => {
+                let mut command = python_of_clients(desk);
+                command.arg(script("aioftp_session.py"));
+                command
+            }
+            Self::BasicFtp => {
+                let mut command = program("node", "nodejs", desk);
+                command.env("NODE_PATH", installed("node/node_modules"));
+                command.arg(script("basic_ftp_session.cjs"));
+                command
+            }
+            Self::CommonsNet => {
+                let mut command = java(desk);
+                command.arg(script("CommonsNetSession.java"));
+                command
+            }
+            Self::Perl => {
+                let mut command = program("perl", "perl", desk);
+                command.arg(script("perl_session.pl"));
+                command
+            }
+            Self::Php => {
+                let mut command = program("php", "php-cli", desk);
+                command.arg(script("php_session.php"));
+                command.env("OPENSSL_CONF", openssl_configuration(version, desk));
+                command
+            }
+            Self::Ruby => {
+                let mut command = program("ruby", "ruby", desk);
+                command.arg(script("ruby_session.rb"));
+                command
+            }
+        }
+    }
+}
+
+/// Java that compiles and runs a single file that uses commons-net. It runs for a moment: the quick compiler is enough.
+pub(crate) fn java(desk: &Path) -> Command {
+    let mut command = program("java", "default-jdk-headless", desk);
+    let library = required(PathBuf::from("/usr/share/java/commons-net.jar"));
+    command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", "--class-path"]).arg(library);
+    command
+}
+
+/// Python with the packages of `clients/requirements.txt`.
+pub(crate) fn python_of_clients(desk: &Path) -> Command {
+    let mut command = without_settings(Command::new(installed("python/bin/python")), desk);
+    command.args(["-I", "-B"]);
+    command
+}
+
+/// Settings of OpenSSL for a program that has none of its own for the version of TLS.
+fn openssl_configuration(version: &str, desk: &Path) -> PathBuf {
+    let path = desk.join(format!("openssl-{version}.cnf"));
+    let settings = format!(
+        "openssl_conf = library\n[library]\nssl_conf = tls\n[tls]\nsystem_default = only\n\
+         [only]\nMinProtocol = TLSv{version}\nMaxProtocol = TLSv{version}\n"
+    );
+    fs::write(&path, settings).unwrap();
+    path
+}
+
+/// A program below `clients/` that is logged in and takes one step after the other.
+///
+/// A step is a line of words with tabs between them:
+///
+/// | step | words |
+/// |---|---|
+/// | `upload`, `append`, `upload-text` | local file, remote file |
+/// | `download`, `download-text` | remote file, local file |
+/// | `continue-upload` | local file, remote file that holds its beginning |
+/// | `continue-download` | remote file, local file that holds its beginning |
+/// | `list` | remote directory |
+/// | `rename` | old name, new name |
+/// | `delete`, `mkdir`, `rmdir` | name |
+///
+/// The answer is a line `entry TYPE SIZE NAME` for each entry of a listing (TYPE is `file` or `dir`, whose SIZE is `-`),
+/// and then `done`, `refused CODE` for a reply of 4xx or 5xx, or `failed WHY` for anything else, again with tabs. What
+/// the program does before its first step, to log in, is answered like one. It ends with its standard input.
+pub(crate) struct Session {
+    library: Library,
+    process: Child,
+    steps: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    errors: File,
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// With the entries of a listing: type, size, name.
+    Done(BTreeSet<(String, String, String)>),
+    /// With the code, where the client tells it.
+    Refused(String),
+    Failed(String),
+}
+
+impl Session {
+    /// Starts a client that trusts `authority` and logs in as [`MAPPED_USER`] with a password; how that went.
+    pub(crate) fn try_begin(
+        library: Library,
+        (tls, version): (Tls, &str),
+        gateway: &Gateway,
+        (authority, password): (&Path, &str),
+        desk: &Path,
+    ) -> (Self, Answer) {
+        let errors = tempfile::tempfile().unwrap();
+        let mut command = library.command(version, desk);
+        with_gateway(&mut command, tls, version, gateway, authority, password);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors.try_clone().unwrap());
+        let mut process = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (steps, answers) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
+        let mut session = Self { library, process, steps, answers, errors };
+        let answer = session.answer("log in");
+        (session, answer)
+    }
+
+    /// A client that is logged in.
+    pub(crate) fn begin(library: Library, tls: (Tls, &str), gateway: &Gateway, desk: &Path) -> Self {
+        let (session, answer) = Self::try_begin(library, tls, gateway, (&gateway.certificate(), MAPPED_PASSWORD), desk);
+        assert_eq!(answer, Answer::Done(BTreeSet::new()), "{library:?} {tls:?}");
+        session
+    }
+
+    /// One step and its answer.
+    pub(crate) fn step(&mut self, words: &[&str]) -> Answer {
+        writeln!(self.steps, "{}", words.join("\t")).unwrap();
+        self.answer(&words.join(" "))
+    }
+
+    /// A step that succeeds and lists nothing.
+    pub(crate) fn done(&mut self, words: &[&str]) {
+        let answer = self.step(words);
+        assert_eq!(answer, Answer::Done(BTreeSet::new()), "{:?}: {words:?}", self.library);
+    }
+
+    /// The entries of a directory.
+    pub(crate) fn list(&mut self, directory: &str) -> BTreeSet<(String, String, String)> {
+        match self.step(&["list", directory]) {
+            Answer::Done(entries) => entries,
+            other => panic!("{:?}: list {directory}: {other:?}", self.library),
+        }
+    }
+
+    /// A step that is refused with this code.
+    pub(crate) fn refused(&mut self, words: &[&str], code: &str) {
+        let told = if self.library.tells_codes() { code } else { "-" };
+        let answer = self.step(words);
+        assert_eq!(answer, Answer::Refused(told.to_owned()), "{:?}: {words:?}", self.library);
+    }
+
+    fn answer(&mut self, step: &str) -> Answer {
+        let mut entries = BTreeSet::new();
+        loop {
+            let mut line = Vec::new();
+            self.answers.read_until(b'\n', &mut line).unwrap();
+            let line = String::from_utf8(line).unwrap();
+            let words: Vec<&str> = line.trim_end_matches('\n').split('\t').collect();
+            match *words.as_slice() {
+                ["entry", kind, size, name] => {
+                    let is_new = entries.insert((kind.to_owned(), size.to_owned(), name.to_owned()));
+                    assert!(is_new, "{:?}: {step}: twice {name}", self.library);
+                }
+                ["done"] => return Answer::Done(entries),
+                ["refused", code] | ["refused", code, _] => return Answer::Refused(code.to_owned()),
+                ["failed", ref why @ ..] => return Answer::Failed(why.join(" ")),
+                _ => panic!("{:?}: {step}: answered {line:?}\n{}", self.library, text(&mut self.errors)),
+            }
+        }
+    }
+
+    /// Ends it: it must have nothing to complain of.
+    pub(crate) fn end(self) {
+        let Self { library, mut process, steps, mut answers, mut errors } = self;
+        drop(steps);
+        let mut rest = String::new();
+        answers.read_to_string(&mut rest).unwrap();
+        let status = process.wait().unwrap();
+        assert!(status.success() && rest.is_empty(), "{library:?}: {status} {rest}\n{}", text(&mut errors));
+        assert_eq!(text(&mut errors), "", "{library:?}");
+    }
+}
+
+/// Everything in a file that was written from elsewhere.
+fn text(file: &mut File) -> String {
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    text
 }
 
 /// Every file below a folder with its content, and every folder with none; names relative to it.
