@@ -43,9 +43,12 @@ pub(super) async fn path_of(
         asked += usize::from(is_either);
         let is_raw = is_either && {
             let path = |last: &[u8]| session.directory.resolve(&[&meant, last].concat());
-            let [as_text, as_it_is] = [path(&read), path(sent)];
-            let [as_text, as_it_is] = [as_text.purpose(purpose)?, as_it_is.purpose(purpose)?];
-            exists_only(session, &as_it_is, &as_text).await.purpose(purpose)?
+            let as_it_is = path(sent).purpose(purpose)?;
+            match path(&read) {
+                Ok(as_text) => exists_only(session, &as_it_is, &as_text).await.purpose(purpose)?,
+                // Too long as text, so it is none.
+                Err(_) => true,
+            }
         };
         meant.extend_from_slice(if is_raw { sent } else { &read });
     }
@@ -63,7 +66,12 @@ async fn exists_only(session: &mut LoggedIn, this: &VirtualPath, other: &Virtual
         }
     };
     let (this, other) = session.backend.repeatable(flight).await?;
-    Ok(this.is_ok() && other.is_err())
+    let is_there = |answer| match answer {
+        Ok(_) => Ok(true),
+        Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => Ok(false),
+        Err(error) => Err(error),
+    };
+    Ok(is_there(this)? && !is_there(other)?)
 }
 
 /// Where a name of the client is on the backend, as far as the name alone tells: not one of our own temporary names, and
@@ -316,7 +324,7 @@ pub(super) async fn rnfr(
 
 pub(super) async fn rnto(
     session: &mut LoggedIn,
-    _services: &Services,
+    services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     let Some(from) = session.pending.take_rename_from() else {
@@ -347,6 +355,7 @@ pub(super) async fn rnto(
         Err(error) => return Err(error).purpose(Purpose::RenameTo),
     };
     let sftp = session.backend.sftp().await.purpose(Purpose::RenameTo)?;
+    services.in_place.on(session.backend.name()).replaced(&target);
     let renamed = commit::publish(&sftp, &source, &target, replace, session.backend.left_behinds()).await;
     match renamed {
         Ok(()) => {

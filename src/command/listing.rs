@@ -102,6 +102,7 @@ pub(super) async fn stat(
     let found = find(session, wanted.path).await.map_err(|error| match error {
         // RFC 959 §5.4: STAT has no 550.
         CommandError::WrongKind(_, what) => CommandError::Refused(450, what),
+        CommandError::Outside(_) => CommandError::Refused(450, "Leads over a symbolic link that is not followed here"),
         CommandError::Backend(_, error) if is_missing(&error) => {
             CommandError::Refused(450, "No such file or directory")
         }
@@ -147,20 +148,26 @@ async fn find(session: &mut LoggedIn, argument: &[u8]) -> Result<Found, CommandE
         return Ok(found);
     }
     let missing = CommandError::WrongKind(Purpose::Existing, "No such file or directory");
-    let (directory, pattern) = match argument.iter().rposition(|byte| *byte == b'/') {
+    let (directory, wildcard) = match argument.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => argument.split_at(slash + 1),
         None => (&b"."[..], argument),
     };
-    if !has_wildcard(pattern) {
+    if !has_wildcard(wildcard) {
         return Err(missing);
     }
-    let pattern = Pattern::new(pattern).ok_or(CommandError::Refused(501, "The wildcard is too long"))?;
+    let pattern = Pattern::new(wildcard).ok_or(CommandError::Refused(501, "The wildcard is too long"))?;
     let Some(mut found) = look(session, directory).await? else { return Err(missing) };
     let Source::Directory(mut entries) = found.source else { return Err(missing) };
-    // The pattern is in the client's charset, so names are looked at as the client sees them.
+    // The pattern is in the client's charset: names are looked at as the client sees them, or the pattern as text, in
+    // which no byte of a character of several bytes is taken for a bracket.
     let charset = session.charset();
-    let is_match =
-        |name: &[u8]| charset.map_or_else(|| pattern.matches(name), |charset| pattern.matches(&charset.shown(name)));
+    let as_text = charset.and_then(|charset| Pattern::new(&charset.name(wildcard)));
+    let is_match = |name: &[u8]| match charset {
+        None => pattern.matches(name),
+        Some(charset) => {
+            pattern.matches(&charset.shown(name)) || as_text.as_ref().is_some_and(|pattern| pattern.matches(name))
+        }
+    };
     let mut matches = Vec::new();
     while let Some(page) = entries.next().await.purpose(Purpose::Existing)? {
         matches.extend(page.into_iter().filter(|entry| found.links.show(entry) && is_match(&entry.name)));

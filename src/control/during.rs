@@ -14,7 +14,7 @@ use crate::command::{Argument, Step, information};
 use crate::ftp::line::Decoded;
 use crate::ftp::reply::Reply;
 use crate::ftp::request::Request;
-use crate::transfer::outcome::{Outcome, Progress, Stop, StopReason, Transfer, TransferKind};
+use crate::transfer::outcome::{Outcome, Progress, Stop, StopReason, Transfer, TransferKind, Unsettled};
 
 use super::{Control, Ended, Waiting, call, next_decoded};
 
@@ -132,15 +132,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
     }
 
     /// F-4: a backend that is lost between the last byte and its last answer has perhaps stored the file. A client that
-    /// does not want to wait for that is told what is known.
+    /// does not want to wait for that is told 426, and what is left is seen to later. What was written in place cannot
+    /// be seen to later, so that is waited for.
     async fn settle(&mut self, outcome: &mut Outcome) {
         let Some(unsettled) = outcome.unsettled.take() else { return };
         let Self { stream, decoder, waiting, session, .. } = self;
         let Some(state) = session.logged_in() else { return };
+        let may_be_left = matches!(unsettled, Unsettled::Renamed { .. });
         // Boxed, so that a session that waits holds no room for the state of a login.
         let mut settling = Box::pin(state.backend.settle(unsettled));
         loop {
-            let listening = waiting.len() < MAX_QUEUED_LINES;
+            let listening = may_be_left && waiting.len() < MAX_QUEUED_LINES;
             let decoded = tokio::select! {
                 biased;
                 is_whole = &mut settling => {
@@ -159,6 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
                 return;
             };
             if queue(waiting, decoded) {
+                outcome.result = Err(StopReason::Aborted.into());
                 return;
             }
         }

@@ -323,9 +323,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             }
             Step::ClearControl(reply) => {
                 self.final_reply(row, &reply, started).await?;
-                // SECURITY: half a line that came under TLS must not be completed by whoever writes in clear.
-                if !self.decoder.is_empty() {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "half a line behind CCC").into());
+                // SECURITY: what came under TLS behind CCC must not be mixed with what comes in clear.
+                if !self.decoder.is_empty() || !self.waiting.is_empty() {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "bytes under TLS after CCC").into());
                 }
                 Ok(self.stream.clear(self.services.timeouts.tls_handshake).await?)
             }

@@ -125,7 +125,17 @@ impl Root {
         let below = |path, root| strip(path, root).map(|below| below.strip_suffix(b"/").unwrap_or(below));
         let said = below(parent.as_bytes(), &self.prefix);
         let is_there = said.is_some() && below(real.as_bytes(), root.as_bytes()) == said;
-        if !is_there || attributes.is_ok_and(|attributes| attributes.kind() == Some(FileKind::Symlink)) {
+        let is_link = match attributes.map(|attributes| attributes.kind()) {
+            Ok(Some(kind)) => kind == FileKind::Symlink,
+            Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => false,
+            // SECURITY: a server that tells no kinds, or does not answer, has not said that it is none.
+            Ok(None) | Err(_) => {
+                let real = sftp.real_path(path.as_bytes()).await?;
+                let said = below(path.as_bytes(), &self.prefix);
+                below(real.as_bytes(), root.as_bytes()) != said
+            }
+        };
+        if !is_there || is_link {
             return Err(RootError::Outside);
         }
         self.learn(parent);

@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use crate::config::Quirks;
 use crate::sftp::{self, Attributes, BackendPath, MoreChannels, OpenFlags, SftpError};
 use crate::ssh::{ConnectError, Credentials, Target};
-use crate::transfer::left_behind::{Held, LeftBehinds};
+use crate::transfer::in_place::Watch;
+use crate::transfer::left_behind::{Held, LeftBehind, LeftBehinds};
 use crate::transfer::outcome::Unsettled;
 use crate::transfer::sweep;
 
@@ -60,6 +61,8 @@ pub struct BackendLink {
     /// Further channels of uploads, kept for the next one.
     stripes: Stripes,
     left_behinds: LeftBehinds,
+    /// Files that a server which was lost may still write to: they are watched as soon as there is a connection.
+    to_watch: Vec<(LeftBehind, Watch)>,
 }
 
 /// Channels that were opened for a long upload and are kept for the next one.
@@ -108,7 +111,8 @@ impl BackendLink {
             Identity::Mapped(pool) => (pool, target.backend().idle_release),
         };
         let (stripes, left_behinds) = (Stripes::default(), LeftBehinds::default());
-        let mut link = Self { target, credentials, pool, idle_release, lane: None, stripes, left_behinds };
+        let mut link =
+            Self { target, credentials, pool, idle_release, lane: None, stripes, left_behinds, to_watch: Vec::new() };
         if link.pool.as_ref().is_none_or(|pool| pool.home().is_none()) {
             link.reconnect().await?;
         }
@@ -264,15 +268,9 @@ impl BackendLink {
         // Nothing but a success in doubt is worth keeping a client waiting that is told 451 in any case.
         let patience = if unsettled.may_be_whole() { PROOF_PATIENCE } else { UNDO_PATIENCE };
         let mut is_whole = false;
+        self.to_watch.extend(unsettled.to_watch());
         let settling = async {
             if let Ok(sftp) = self.reconnect().await {
-                if let (Some((undo, watch)), Some(lane)) = (unsettled.to_watch(), &self.lane) {
-                    let kept = lane.keep();
-                    tokio::spawn(async move {
-                        watch.keep(undo, kept.sftp()).await;
-                        kept.close().await;
-                    });
-                }
                 is_whole = unsettled.settle(&sftp).await.unwrap_or(false);
                 self.put_right(&sftp).await;
             }
@@ -352,6 +350,13 @@ impl BackendLink {
             Some(pool) => pool.lane(transfers).await?,
             None => Lane::connect(&self.target, &self.credentials).await?,
         };
+        for (undo, watch) in self.to_watch.drain(..) {
+            let kept = lane.keep();
+            tokio::spawn(async move {
+                watch.keep(undo, kept.sftp()).await;
+                kept.close().await;
+            });
+        }
         Ok(self.lane.insert(lane).sftp().clone())
     }
 

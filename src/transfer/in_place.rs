@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::sftp::{BackendPath, Session, SftpError};
+use crate::sftp::{Attributes, BackendPath, OpenFlags, Session, SftpError};
 
 use super::left_behind::LeftBehind;
 use super::outcome::Unsettled;
@@ -41,6 +41,8 @@ struct Writers {
     at_work: usize,
     /// Uploads that are over for their clients, and whose last requests the server has not answered.
     unanswered: usize,
+    /// Another file has got the name since, or was to get it.
+    is_replaced: bool,
 }
 
 /// An earlier upload to the file is not answered yet: it may be changed by it at any time.
@@ -69,6 +71,15 @@ impl InPlace {
         Ok(Writer { in_place: self.clone(), key })
     }
 
+    /// Another file is about to get the name: what an earlier upload still does is done to the one before, so that from
+    /// here on nothing of it is to be undone.
+    pub fn replaced(&self, target: &BackendPath) {
+        let key = (Arc::clone(&self.backend), target.clone());
+        if let Some(writers) = self.lock().by_path.get_mut(&key) {
+            writers.is_replaced = true;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,7 +101,7 @@ impl Writer {
         undo: Option<LeftBehind>,
         patience: Duration,
     ) -> Option<Unsettled> {
-        // Where others write to it there is nothing to go back to.
+        // Where others write to it, or have replaced it, there is nothing to go back to.
         let mut undo = undo.filter(|_| self.is_alone());
         if let Some(left_behind) = undo.take() {
             match timeout(patience, left_behind.put_right(sftp)).await {
@@ -112,8 +123,7 @@ impl Writer {
                 if sftp.is_lost() {
                     left_alone.for_long();
                 } else if let Some(undo) = undo {
-                    // Nobody else can have begun to write to it.
-                    let _ = undo.put_right(&sftp).await;
+                    let _ = left_alone.undo(&undo, &sftp).await;
                 }
             });
         }
@@ -121,7 +131,7 @@ impl Writer {
     }
 
     fn is_alone(&self) -> bool {
-        self.in_place.lock().by_path.get(&self.key).is_some_and(|writers| writers.at_work == 1)
+        self.in_place.lock().by_path.get(&self.key).is_some_and(|writers| writers.at_work == 1 && !writers.is_replaced)
     }
 
     fn leave_alone(self) -> Option<LeftAlone> {
@@ -150,6 +160,26 @@ struct LeftAlone {
 }
 
 impl LeftAlone {
+    fn is_replaced(&self) -> bool {
+        self.in_place.lock().by_path.get(&self.key).is_some_and(|writers| writers.is_replaced)
+    }
+
+    /// Nobody else can have begun to write to the file; another may have got its name.
+    async fn undo(&self, undo: &LeftBehind, sftp: &Session) -> Result<(), SftpError> {
+        let LeftBehind::Grown { target, length, end } = undo else {
+            return if self.is_replaced() { Ok(()) } else { undo.put_right(sftp).await };
+        };
+        // Over a handle: a name that passes to another file behind OPEN does not pass with it, and one that passed before
+        // was said to be replaced before.
+        let file = sftp.open(target, OpenFlags { write: true, ..OpenFlags::default() }, None).await?;
+        let size = file.stat().await?.size;
+        if !self.is_replaced() && size.is_some_and(|size| size > *length && size <= *end) {
+            let cut = Attributes { size: Some(*length), ..Attributes::default() };
+            file.set_attributes(&cut).await?;
+        }
+        file.close().await
+    }
+
     /// The connection is gone, and its server may go on one day: nobody writes to the file for [`LEFT_ALONE`].
     fn for_long(self) -> Watch {
         let watch = Watch { left_alone: Arc::new(self), until: Instant::now() + LEFT_ALONE };
@@ -174,9 +204,9 @@ impl Watch {
     /// Undoes it again and again over `sftp`, until the time is over or that is lost too.
     pub async fn keep(self, undo: LeftBehind, sftp: &Session) {
         let [mut pause, longest] = LOOKS;
-        while Instant::now() + pause < self.until && !sftp.is_lost() {
+        while Instant::now() + pause < self.until && !sftp.is_lost() && !self.left_alone.is_replaced() {
             sleep(pause).await;
-            let _ = undo.put_right(sftp).await;
+            let _ = self.left_alone.undo(&undo, sftp).await;
             pause = longest.min(pause * 2);
         }
     }

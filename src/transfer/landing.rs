@@ -319,6 +319,7 @@ impl Landing {
     pub(super) async fn take_name(&self, sftp: &Session) -> Result<(), SftpError> {
         match &self.way {
             Way::Atomic { temporary, .. } => {
+                self.manner.in_place.replaced(&self.target);
                 commit::take_name(sftp, temporary, &self.target, self.manner.replace).await
             }
             Way::Direct { .. } | Way::Continue { .. } => Ok(()),
@@ -337,15 +338,18 @@ impl Landing {
     }
 
     /// It was stopped while the name was asked for: takes the temporary file away, or keeps it as a part, if it still is
-    /// one. Gives the landing
-    /// back if it is not, and so has its name. What cannot be found out in time is remembered, as a temporary file that
-    /// goes.
-    pub(super) async fn withdraw(self, sftp: &Session, length: u64) -> Option<Self> {
-        let Way::Atomic { temporary, .. } = &self.way else { return Some(self) };
+    /// one. Gives the landing back if it is not, and so has its name. What cannot be found out in time is remembered.
+    pub(super) async fn withdraw(mut self, sftp: &Session, length: u64) -> Option<Self> {
+        let part = part_of(&self.target).filter(|_| self.manner.keep);
+        let Way::Atomic { temporary, held, .. } = &mut self.way else { return Some(self) };
+        if let Some(part) = part.clone() {
+            let (temporary, target, replace) = (temporary.clone(), self.target.clone(), sftp.extensions().posix_rename);
+            held.becomes(LeftBehind::Broken { temporary, part, target, length, replace });
+        }
         let withdrawing = async {
-            let withdrawn = match part_of(&self.target).filter(|_| self.manner.keep) {
+            let withdrawn = match &part {
                 // All of it is there, and a client that resumes need not send it again.
-                Some(part) => keep_part(sftp, temporary, &part, length, sftp.extensions().posix_rename).await,
+                Some(part) => keep_part(sftp, temporary, part, length, sftp.extensions().posix_rename).await,
                 None => sftp.remove(temporary).await,
             };
             match withdrawn {

@@ -726,7 +726,7 @@ async fn nothing_above_the_root_is_reached_by_any_path_or_link() {
             (format!("MDTM {link}/{file}"), 550),
             (format!("MLST {link}/{file}"), 550),
             (format!("MLST {link}"), 550),
-            (format!("STAT {link}"), 550),
+            (format!("STAT {link}"), 450),
             (format!("MFMT 20240229123456 {link}/{file}"), 550),
             (format!("DELE {link}/{file}"), 550),
             (format!("MKD {link}/x"), 550),

@@ -203,6 +203,26 @@ async fn what_a_server_stores_after_its_connection_was_lost_is_undone() {
     eventually("the file is what it was", || fs::read(sshd.files().join("file")).unwrap() == old).await;
 }
 
+#[tokio::test]
+async fn what_takes_the_place_of_such_a_file_is_left_as_it_is() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&Setup::backend_with(&sshd, "keepalive: 1s").with_users(&sshd.files()));
+    sshd.place_file("file", content(10_000, 1));
+    let mut client = log_in(&gateway).await;
+    let mut data = begin(&mut client, "APPE file").await;
+    data.write_all(&content(20_000, 2)).await.unwrap();
+    sshd.freeze(&sshd.sftp_servers());
+    end(data).await;
+    sshd.freeze_sessions();
+    client.expect_within(451, Duration::from_secs(20)).await;
+    // As long as the other may have become.
+    let newer = content(15_000, 3);
+    assert_eq!(client.store("STOR file", &newer).await.code, 226);
+    // That nothing happens is seen in no other way: the file is looked at after a second, and after two more.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(fs::read(sshd.files().join("file")).unwrap() == newer);
+}
+
 /// When the backend stops.
 #[derive(Debug, Clone, Copy)]
 enum Frozen {

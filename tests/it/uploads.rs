@@ -265,7 +265,7 @@ async fn abor_is_answered_while_it_is_found_out_whether_an_upload_is_stored() {
     eventually("it is asked over another connection", || scene.sftp().record().count("REMOVE") == 1).await;
     let asked = Instant::now();
     client.send("ABOR").await;
-    client.expect(451).await;
+    client.expect(426).await;
     client.expect(226).await;
     assert!(asked.elapsed() < ABOR_LIMIT);
     scene.sftp().script().faults.clear();
