@@ -35,7 +35,7 @@ fn packet(bytes: &Bytes) {
     let packet = match decoded {
         Ok(packet) => joined(packet),
         Err(DecodeError { id, problem: Malformed::Truncated | Malformed::Count }) => {
-            assert!(id.is_none() || bytes.len() >= LENGTH_FIELD + 1);
+            assert!(id.is_none() || bytes.len() > LENGTH_FIELD);
             return;
         }
     };
