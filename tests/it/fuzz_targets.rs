@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::support::campaign;
 
 /// Changed seeds for each target.
-const CHANGED: usize = 2_000;
+const CHANGED: usize = 10_000;
 
 /// Longest input made of seeds, in bytes.
 const LONGEST: usize = 2048;

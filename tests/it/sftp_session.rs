@@ -8,6 +8,8 @@
     reason = "helpers of tests"
 )]
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -722,6 +724,28 @@ async fn the_time_of_a_request_begins_when_it_is_written() {
     assert!(session.stat(&path("/f")).await.is_ok(), "it waited behind the data, not for the server");
     assert!(begin.elapsed() > Duration::from_secs(60));
     stream.finish().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_files_that_are_read_at_a_time_wait_for_room_and_not_for_each_other() {
+    // It takes READs of 32 KiB: more of them fit the window than the queue of a session.
+    let server = ScriptedSftp::new(Script::new(Profile::bare()));
+    let (source, writer) = serve(&server);
+    let sink = SlowSink(StreamSink::new(writer), Duration::from_millis(100));
+    let session = Session::start(source, sink, Duration::from_secs(20)).await.unwrap();
+    let data = pattern(6 << 20);
+    upload(&session, &path("/f"), &data).await.unwrap();
+    let name = path("/f");
+    let mut both = pin!(async { tokio::join!(download(&session, &name, 0), download(&session, &name, 0)) });
+    // Two that hand the one free place to each other never let the clock go on.
+    let mut polls = 0;
+    let (one, other) = poll_fn(|context| {
+        polls += 1;
+        assert!(polls < 100_000, "they only wake each other");
+        both.as_mut().poll(context)
+    })
+    .await;
+    assert!(one.unwrap() == data && other.unwrap() == data);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use super::input::unfold;
 
 /// An argument.
 pub fn run(bytes: &[u8]) {
-    let argument = &unfold(bytes);
+    let argument = &unfold(bytes, 512);
     addresses(argument);
     numbers(argument);
     words(argument);

@@ -2,24 +2,24 @@
 
 use ftps2sftp::ftp::ascii::{FromNetwork, ToNetwork};
 
-use super::input::{Input, unfold};
+use super::input::Input;
 
 /// Three chunk sizes, which take turns; then the text.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let sizes = [input.byte(), input.byte(), input.byte()].map(|size| usize::from(size % 32));
-    let text = unfold(input.rest());
+    let text = input.rest();
 
     let sent = to_network(text.chunks(text.len().max(1)));
-    assert_eq!(sent, reference_to_network(&text));
+    assert_eq!(sent, reference_to_network(text));
     assert!(sent.len() <= 2 * text.len());
     assert_eq!(to_network(text.chunks(1)), sent);
-    assert_eq!(to_network(cut(&text, sizes)), sent);
+    assert_eq!(to_network(cut(text, sizes)), sent);
 
     let stored = from_network(text.chunks(text.len().max(1)));
-    assert_eq!(stored, reference_from_network(&text));
+    assert_eq!(stored, reference_from_network(text));
     assert_eq!(from_network(text.chunks(1)), stored);
-    assert_eq!(from_network(cut(&text, sizes)), stored);
+    assert_eq!(from_network(cut(text, sizes)), stored);
 
     let back = from_network(cut(&sent, sizes));
     assert_eq!(back, stored, "sent and stored again, it has lost more than the line ends it came with");
@@ -54,11 +54,24 @@ fn cut(text: &[u8], sizes: [usize; 3]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn reference_to_network(text: &[u8]) -> Vec<u8> {
-    let bare = |index: usize| text[index] == b'\n' && (index == 0 || text[index - 1] != b'\r');
-    (0..text.len()).flat_map(|index| if bare(index) { vec![b'\r', b'\n'] } else { vec![text[index]] }).collect()
+    let mut sent = Vec::with_capacity(2 * text.len());
+    for byte in text {
+        if *byte == b'\n' && sent.last() != Some(&b'\r') {
+            sent.push(b'\r');
+        }
+        sent.push(*byte);
+    }
+    sent
 }
 
 fn reference_from_network(text: &[u8]) -> Vec<u8> {
-    let of_line_end = |index: usize| text[index] == b'\r' && text.get(index + 1) == Some(&b'\n');
-    (0..text.len()).filter(|index| !of_line_end(*index)).map(|index| text[index]).collect()
+    let mut stored = Vec::with_capacity(text.len());
+    for byte in text {
+        // Of CR CR LF one CR goes: the one that stands before the LF came last.
+        if *byte == b'\n' && stored.last() == Some(&b'\r') {
+            stored.pop();
+        }
+        stored.push(*byte);
+    }
+    stored
 }

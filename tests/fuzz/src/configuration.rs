@@ -8,7 +8,7 @@ use super::input::unfold;
 
 /// A YAML document. The files it names are looked for in [`folder`].
 pub fn run(bytes: &[u8]) {
-    let text = unfold(bytes);
+    let text = unfold(bytes, 4096);
     // Text is UTF-8 once it is here, and what is not is not this target's: up to there it may be a configuration.
     let text = text.utf8_chunks().next().map_or("", |chunk| chunk.valid());
     // A file to be read in place of a value is opened whatever it is, and some of the system's have no end.

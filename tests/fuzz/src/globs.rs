@@ -6,7 +6,7 @@ use super::input::unfold;
 
 /// A pattern, then names, each behind a line end.
 pub fn run(bytes: &[u8]) {
-    let text = unfold(bytes);
+    let text = unfold(bytes, 4 * MAX_PATTERN);
     let mut lines = text.split(|byte| *byte == b'\n');
     let pattern = lines.next().unwrap_or_default();
     let compiled = Pattern::new(pattern);

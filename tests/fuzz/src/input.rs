@@ -1,8 +1,5 @@
 //! Takes a fuzzer's bytes apart: into choices, and into text that may name a long run in three bytes.
 
-/// Longest text that [`unfold`] makes: beyond every bound of the gateway's parsers, and quick to go through.
-const LONGEST: usize = 16 * 1024;
-
 /// In front of a count and a byte: that byte, [`STEP`] times the count. A C0 character no client has a use for.
 const RUN: u8 = 0x1e;
 
@@ -56,11 +53,11 @@ impl<'a> Input<'a> {
     }
 }
 
-/// The text that `bytes` stand for; what is beyond [`LONGEST`] is cut off.
-pub fn unfold(bytes: &[u8]) -> Vec<u8> {
+/// The text that `bytes` stand for, cut off at `longest`: just beyond the bounds of what reads it.
+pub fn unfold(bytes: &[u8], longest: usize) -> Vec<u8> {
     let mut text = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
-    while text.len() < LONGEST {
+    while text.len() < longest {
         rest = match rest {
             [RUN, count, byte, behind @ ..] => {
                 text.resize(text.len() + STEP * usize::from(*count), *byte);
@@ -73,6 +70,6 @@ pub fn unfold(bytes: &[u8]) -> Vec<u8> {
             [] => break,
         };
     }
-    text.truncate(LONGEST);
+    text.truncate(longest);
     text
 }

@@ -6,8 +6,6 @@ use ftps2sftp::ssh::host_key::{HostKeyError, HostKeyPolicy, HostKeyVerdict};
 use ftps2sftp::ssh::known_hosts::{KnownHosts, KnownHostsError};
 use russh::keys::{PublicKey, PublicKeyOrCertificate, parse_public_key_base64};
 
-use super::input::unfold;
-
 /// A key that seeds list too; nobody has its private half.
 const KEY: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS";
 
@@ -20,16 +18,16 @@ const NOW: u64 = 1_767_225_600;
 pub fn run(bytes: &[u8]) {
     static SHOWN: OnceLock<PublicKey> = OnceLock::new();
     let shown = PublicKeyOrCertificate::from(SHOWN.get_or_init(|| parse_public_key_base64(KEY).unwrap()).clone());
-    let content = unfold(bytes);
+    let content = bytes;
     let lines = content.split(|byte| *byte == b'\n').count();
-    let known = match KnownHosts::parse(&content) {
+    let known = match KnownHosts::parse(content) {
         Ok(known) => known,
         Err(KnownHostsError::Line { line, .. }) => return assert!((1..=lines).contains(&line)),
         Err(other) => panic!("{other} of what is in memory"),
     };
     assert!(known.len() <= lines);
     // Blank lines and comments count for nothing.
-    let with_comment = KnownHosts::parse(&[&content, &b"\n\n# nothing\r\n"[..]].concat()).unwrap();
+    let with_comment = KnownHosts::parse(&[content, &b"\n\n# nothing\r\n"[..]].concat()).unwrap();
     assert_eq!(with_comment.len(), known.len());
 
     let judge =
@@ -41,8 +39,7 @@ pub fn run(bytes: &[u8]) {
             Err(error) => assert!(!error.to_string().chars().any(char::is_control)),
         }
     }
-    let revoked =
-        KnownHosts::parse(&[&content, format!("\n@revoked * ssh-ed25519 {KEY}").as_bytes()].concat()).unwrap();
+    let revoked = KnownHosts::parse(&[content, format!("\n@revoked * ssh-ed25519 {KEY}").as_bytes()].concat()).unwrap();
     assert_eq!(revoked.len(), known.len() + 1);
     assert!(matches!(judge(revoked, 22), Err(HostKeyError::Revoked { .. })));
 }

@@ -9,12 +9,14 @@ use super::input::{Input, unfold};
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let sizes = [input.byte(), input.byte(), input.byte()].map(|size| usize::from(size) + 1);
-    let stream = unfold(input.rest());
+    let stream = unfold(input.rest(), MAX_LINE + 64);
 
     let whole = decode(&stream, &[stream.len().max(1)], usize::MAX);
     // One thing is taken for each chunk and the rest piles up, as it does while a transfer runs.
     assert!(decode(&stream, &sizes, 1) == whole, "chunks of {sizes:?} make other lines");
-    assert!(decode(&stream, &[1], usize::MAX) == whole, "single bytes make other lines");
+    if stream.len() < 256 {
+        assert!(decode(&stream, &[1], usize::MAX) == whole, "single bytes make other lines");
+    }
 
     for decoded in whole.0 {
         match decoded {

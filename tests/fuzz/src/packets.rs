@@ -10,13 +10,13 @@ use ftps2sftp::sftp::wire::{DecodeError, Malformed};
 use super::input::{Input, unfold};
 
 /// Longest packet of the stream: short, so that a length above it is found too.
-const LONGEST: usize = 8 * 1024;
+const LONGEST: usize = 2 * 1024;
 
 /// How to read the bytes: as a packet, or else as a stream in chunks of as many bytes; then the bytes.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let size = usize::from(input.byte());
-    let bytes = Bytes::from(unfold(input.rest()));
+    let bytes = Bytes::from(unfold(input.rest(), 2 * LONGEST));
     if size == 0 {
         packet(&bytes);
     } else {

@@ -11,7 +11,7 @@ use super::input::unfold;
 
 /// A working directory, a line end, a pathname.
 pub fn run(bytes: &[u8]) {
-    let text = unfold(bytes);
+    let text = unfold(bytes, 2 * MAX_PATH);
     let (directory, pathname) = match text.iter().position(|byte| *byte == b'\n') {
         Some(end) => (&text[..end], &text[end + 1..]),
         None => (&b"/"[..], text.as_slice()),
