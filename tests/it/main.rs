@@ -19,6 +19,7 @@ mod digests;
 mod endings;
 mod faults;
 mod layering;
+mod listing_round_trip;
 mod listings;
 mod login;
 mod memory;
