@@ -20,6 +20,7 @@ mod endings;
 mod faults;
 mod fuzz_targets;
 mod layering;
+mod listing_round_trip;
 mod listings;
 mod login;
 mod memory;

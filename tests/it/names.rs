@@ -1,9 +1,13 @@
 //! Names as bytes: every command that takes one finds the same file.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
+use futures_util::future::join_all;
+
+use crate::support::campaign::{is_full, random, rounds};
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
 use crate::support::sshd::Sshd;
@@ -140,6 +144,187 @@ async fn every_command_finds_the_same_file_by_any_name() {
         client.ask(argument("RMD"), 250).await;
     }
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+}
+
+/// Files at a time in one directory.
+const BATCH: usize = 256;
+
+/// Sessions at a time.
+const SESSIONS: usize = 4;
+
+/// May a file have this name, and a command name it?
+fn is_name(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..") && !name.iter().any(|byte| matches!(byte, b'\0' | b'\r' | b'\n' | b'/'))
+}
+
+/// Every name of one byte; of two bytes, and of up to [`MAX_NAME`], so many that look random.
+fn one_two_and_many_bytes(two: usize, many: usize) -> BTreeSet<Vec<u8>> {
+    let mut names: BTreeSet<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).filter(|name| is_name(name)).collect();
+    let every: Vec<Vec<u8>> =
+        (0..=u16::MAX).map(|bytes| bytes.to_be_bytes().to_vec()).filter(|name| is_name(name)).collect();
+    if two >= every.len() {
+        names.extend(every);
+    } else {
+        names.extend(random(2, every.len()).take(two).map(|index| every[index].clone()));
+    }
+    let enough = names.len() + many;
+    let mut numbers = random(1, 1 << 32);
+    let mut below = |bound| numbers.next().unwrap() % bound;
+    while names.len() < enough {
+        let longest = if below(4) == 0 { MAX_NAME } else { 12 };
+        let length = 1 + below(longest);
+        let name: Vec<u8> = (0..length).map(|_| u8::try_from(below(256)).unwrap()).collect();
+        if is_name(&name) {
+            names.insert(name);
+        }
+    }
+    names
+}
+
+/// A command and a name, where RFC 854 has 0xFF twice: `IAC` before it is no command then.
+fn about(verb: &str, name: &[u8]) -> Vec<u8> {
+    let mut line = [verb.as_bytes(), b" "].concat();
+    for byte in name {
+        line.push(*byte);
+        if *byte == 0xff {
+            line.push(*byte);
+        }
+    }
+    line
+}
+
+/// Commands at once, and their replies: each has this code. Their texts.
+async fn ask_at_once(client: &mut Client, lines: &[Vec<u8>], codes: &[u16]) -> Vec<String> {
+    client.send_raw(&lines.iter().flat_map(|line| [line, &b"\r\n"[..]].concat()).collect::<Vec<u8>>()).await;
+    let mut texts = Vec::new();
+    for (line, code) in lines.iter().zip(codes.iter().cycle()) {
+        let reply = client.reply().await;
+        assert_eq!(reply.code, *code, "{}: {}", line.escape_ascii(), reply.text());
+        texts.push(reply.text());
+    }
+    texts
+}
+
+/// Each of these names through STOR, NLST, SIZE, RNFR and RNTO, RETR and DELE, in an empty directory.
+async fn names_come_back(client: &mut Client, sshd: &Sshd, directory: &str, names: &[Vec<u8>]) {
+    let path = sshd.files().join(directory);
+    client.ask(format!("CWD /{directory}"), 250).await;
+    // No two have the same content.
+    let content = |number: usize| format!("{directory} {number}");
+    let on_disk = || -> BTreeSet<Vec<u8>> {
+        fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().as_bytes().to_vec()).collect()
+    };
+    let expected: BTreeSet<Vec<u8>> = names.iter().cloned().collect();
+    for (number, name) in names.iter().enumerate() {
+        let reply = client.store(about("STOR", name), content(number).as_bytes()).await;
+        assert_eq!(reply.code, 226, "{}: {}", name.escape_ascii(), reply.text());
+    }
+    assert!(on_disk() == expected, "{directory}: stored under other names");
+    assert!(client.lines("NLST").await.into_iter().collect::<BTreeSet<_>>() == expected, "{directory}: NLST");
+    let all = |verb: &str| names.iter().map(|name| about(verb, name)).collect::<Vec<_>>();
+    for (number, text) in ask_at_once(client, &all("SIZE"), &[213]).await.into_iter().enumerate() {
+        assert_eq!(text, format!("213 {}", content(number).len()), "{}", names[number].escape_ascii());
+    }
+    // Away, where only the content tells which is which, and back.
+    let numbered = |verb: &str, number: usize| format!("{verb} /{directory}.moved/{number}").into_bytes();
+    let away = names.iter().enumerate().flat_map(|(number, name)| [about("RNFR", name), numbered("RNTO", number)]);
+    ask_at_once(client, &away.collect::<Vec<_>>(), &[350, 250]).await;
+    assert_eq!(on_disk(), BTreeSet::new());
+    for (number, name) in names.iter().enumerate() {
+        let moved = sshd.files().join(format!("{directory}.moved/{number}"));
+        assert_eq!(fs::read_to_string(moved).unwrap(), content(number), "{}", name.escape_ascii());
+    }
+    let back = names.iter().enumerate().flat_map(|(number, name)| [numbered("RNFR", number), about("RNTO", name)]);
+    ask_at_once(client, &back.collect::<Vec<_>>(), &[350, 250]).await;
+    assert!(on_disk() == expected, "{directory}: renamed to other names");
+    for (number, name) in names.iter().enumerate() {
+        let (reply, bytes) = client.fetch(about("RETR", name)).await;
+        assert_eq!((reply.code, bytes), (226, content(number).into_bytes()), "{}", name.escape_ascii());
+    }
+    // One after the other: each takes its own file and no other.
+    let mut left = expected;
+    for (some, lines) in names.chunks(16).zip(all("DELE").chunks(16)) {
+        ask_at_once(client, lines, &[250]).await;
+        left.retain(|name| !some.contains(name));
+        assert!(on_disk() == left, "{directory}: DELE");
+    }
+}
+
+#[tokio::test]
+async fn every_short_name_and_many_long_ones_come_back() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let names: Vec<Vec<u8>> =
+        one_two_and_many_bytes(rounds(250, usize::MAX), rounds(250, 10_000)).into_iter().collect();
+    // 252 bytes may stand in a name; `.` and `..` are none.
+    assert_eq!(names.iter().filter(|name| name.len() == 1).count(), 251);
+    assert!(!is_full() || names.iter().filter(|name| name.len() == 2).count() == 252 * 252 - 1);
+    // Every so many, so that each session has some of all.
+    let shares: Vec<Vec<Vec<u8>>> =
+        (0..SESSIONS).map(|first| names.iter().skip(first).step_by(SESSIONS).cloned().collect()).collect();
+    let sessions = shares.iter().enumerate().map(async |(session, share)| {
+        let mut client = Client::logged_in(&gateway).await;
+        client.ask("TYPE I", 200).await;
+        for (number, batch) in share.chunks(BATCH).enumerate() {
+            let directory = format!("{session}-{number}");
+            sshd.place_directory(&directory);
+            sshd.place_directory(format!("{directory}.moved"));
+            names_come_back(&mut client, &sshd, &directory, batch).await;
+        }
+    });
+    join_all(sessions).await;
+}
+
+/// Commands that take a name, with what they answer where it is that of a directory or of nothing: RFC 959 has 553 for
+/// uploads only.
+const NAMING: [(&str, u16); 8] = [
+    ("STOR", 553),
+    ("APPE", 553),
+    ("RETR", 550),
+    ("SIZE", 550),
+    ("DELE", 550),
+    ("RNFR", 550),
+    ("MKD", 550),
+    ("RMD", 550),
+];
+
+#[tokio::test]
+async fn what_cannot_be_a_name_is_refused_and_touches_nothing() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let directory = sshd.place_directory("d");
+    sshd.place_file("d/kept", "content");
+    let mut client = Client::logged_in(&gateway).await;
+    client.ask_all(&[("TYPE I", 200), ("CWD d", 250)]).await;
+    for (verb, code) in NAMING {
+        let opens = matches!(verb, "STOR" | "APPE" | "RETR");
+        // Bytes that no name has, alone and at either end of one. CR NUL is CR (RFC 2640 §3.1).
+        for name in [&b"\0"[..], b"\0x", b"x\0", b"x\0x", b"\rx", b"x\ry", b"x\r\0", b"\r\0", b""] {
+            if opens {
+                client.ask("EPSV", 229).await;
+            }
+            client.ask(about(verb, name), 501).await;
+        }
+        // Directories, under their other names. This one may be renamed, from within as well.
+        for name in [&b".."[..], b"/", b"../", b"//", b".", b"./"] {
+            if opens {
+                client.ask("EPSV", 229).await;
+            }
+            if verb != "RNFR" || !name.starts_with(b".") || name.starts_with(b"..") {
+                client.ask(about(verb, name), code).await;
+            }
+        }
+        if opens {
+            client.ask("EPSV", 229).await;
+        }
+        // LF ends a line, so that what is behind it is another command.
+        client.send_raw(&[&about(verb, b"missing/x"), &b"\nNOOP\r\n"[..]].concat()).await;
+        client.expect(code).await;
+        client.expect(200).await;
+    }
+    assert_eq!(fs::read(directory.join("kept")).unwrap(), b"content");
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(sshd.files()).unwrap().count(), 1);
 }
 
 #[tokio::test]

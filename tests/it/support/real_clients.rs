@@ -275,7 +275,7 @@ impl Library {
 }
 
 /// Java that compiles and runs a single file that uses commons-net. It runs for a moment: the quick compiler is enough.
-pub(crate) fn java(desk: &Path) -> Command {
+fn java(desk: &Path) -> Command {
     let mut command = program("java", "default-jdk-headless", desk);
     let library = required(PathBuf::from("/usr/share/java/commons-net.jar"));
     command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", "--class-path"]).arg(library);
@@ -283,10 +283,22 @@ pub(crate) fn java(desk: &Path) -> Command {
 }
 
 /// Python with the packages of `clients/requirements.txt`.
-pub(crate) fn python_of_clients(desk: &Path) -> Command {
+fn python_of_clients(desk: &Path) -> Command {
     let mut command = without_settings(Command::new(installed("python/bin/python")), desk);
     command.args(["-I", "-B"]);
     command
+}
+
+/// A program below `clients/` that lists a directory: as `MODE VERSION PORT AUTHORITY USER PASSWORD`, and further words.
+pub(crate) fn listing(name: &str, gateway: &Gateway, desk: &Path, words: &[&str]) -> Ran {
+    let mut command = match name {
+        "CommonsNetListing.java" => java(desk),
+        "aioftp_listing.py" => python_of_clients(desk),
+        _ => python(desk),
+    };
+    command.arg(script(name));
+    with_gateway(&mut command, Tls::Explicit, "1.3", gateway, &gateway.certificate(), MAPPED_PASSWORD);
+    run(command.args(words))
 }
 
 /// Settings of OpenSSL for a program that has none of its own for the version of TLS.
