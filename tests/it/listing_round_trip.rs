@@ -283,7 +283,8 @@ const PARSERS: [Parser; 8] = [
         lists: |gateway, desk, directory| program("CommonsNetListing.java", gateway, desk, &[directory, "MLSD"]),
         name: |name| Some(name.to_vec()),
         time: to_the_second,
-        reads_bare_links: true,
+        // commons-net leaves out entries of a type that it does not know.
+        reads_bare_links: false,
     },
 ];
 

@@ -21,7 +21,9 @@ async def main():
     await client.upgrade_to_tls(ssl.create_default_context(cafile=authority))
     await client.login(user, password)
     async for path, facts in client.list(directory, raw_command=command):
-        print(facts["type"], facts.get("size", "-"), facts["modify"], path.name.encode("latin-1").hex())
+        # From MLSD it hands on the word of RFC 3659's registry for a link.
+        kind = "link" if facts["type"].lower().startswith("os.unix=slink") else facts["type"]
+        print(kind, facts.get("size", "-"), facts["modify"], path.name.encode("latin-1").hex())
     await client.quit()
 
 
