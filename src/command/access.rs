@@ -115,6 +115,7 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
         uploaded_to: Vec::new(),
         digested: None,
         endpoint: None,
+        declined: None,
         slot,
     })
 }

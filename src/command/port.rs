@@ -146,9 +146,7 @@ async fn call_back(
     if to.port() < FIRST_UNPRIVILEGED_PORT {
         return Err(CommandError::Refused(504, "Data ports below 1024 are not used"));
     }
-    if let Some(former) = session.endpoint.take() {
-        former.close().await;
-    }
+    close_former(session).await;
     let source_port = services.active.and_then(|active| active.source_port).unwrap_or(0);
     let from = SocketAddr::new(session.front.local.ip(), source_port);
     session.endpoint = Some(DataEndpoint::active(Dial { to, from }, rules(session, services, mode)));
@@ -157,15 +155,22 @@ async fn call_back(
 
 async fn open(session: &mut LoggedIn, services: &Services, mode: DataMode) -> Result<u16, CommandError> {
     // RFC 959 §4.1.2: a new port replaces the one before, which is given back first.
-    if let Some(former) = session.endpoint.take() {
-        former.close().await;
-    }
+    close_former(session).await;
     let awaited =
         if session.policy().data_peer_check { Awaited::From(session.front.peer.ip()) } else { Awaited::FromAnybody };
     let reservation = services.passive.reserve(session.front.local.ip(), awaited)?;
     let port = reservation.port();
     session.endpoint = Some(DataEndpoint::passive(reservation, rules(session, services, mode)));
     Ok(port)
+}
+
+async fn close_former(session: &mut LoggedIn) {
+    if let Some(former) = session.endpoint.take() {
+        former.close().await;
+    }
+    if let Some(declined) = session.declined.take() {
+        declined.close().await;
+    }
 }
 
 fn rules(session: &LoggedIn, services: &Services, mode: DataMode) -> EndpointRules {

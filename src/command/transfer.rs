@@ -62,7 +62,8 @@ pub(super) async fn abor(
     _argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     if let Some(endpoint) = session.endpoint.take() {
-        endpoint.decline();
+        // And the port is closed now.
+        drop(endpoint.decline());
     }
     Ok(Step::reply(226, "Abort successful"))
 }

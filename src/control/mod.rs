@@ -301,7 +301,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         if let Some(state) = self.session.logged_in().filter(|_| refused) {
             state.pending.take_restart();
             if let Some(endpoint) = state.endpoint.take() {
-                endpoint.decline();
+                state.declined = endpoint.decline();
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::identity::root::Root;
 use crate::identity::session_slots::UserSlot;
 use crate::sftp::BackendPath;
 use crate::transfer::digest::Digested;
-use crate::transfer::endpoint::DataEndpoint;
+use crate::transfer::endpoint::{DataEndpoint, Declined};
 use crate::transfer::sweep::Sweeper;
 
 use super::Front;
@@ -46,6 +46,8 @@ pub struct LoggedIn {
     pub digested: Option<Digested>,
     /// PASV or EPSV was given.
     pub endpoint: Option<DataEndpoint>,
+    /// The one before, whose command was refused: kept until the next is opened, for a client that is on its way.
+    pub declined: Option<Declined>,
     /// Its place among the sessions of its user.
     pub slot: UserSlot,
 }

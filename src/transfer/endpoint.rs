@@ -171,24 +171,25 @@ impl DataEndpoint {
         Ok(connection)
     }
 
-    /// Ends it without a transfer. A connection that is there already is closed in an orderly way: a reset would make
-    /// some clients (basic-ftp) give up the whole session.
-    pub fn decline(mut self) {
-        let Way::Passive { occupied, arriving, .. } = &mut self.way else { return };
-        let Some(arriving) = arriving.take() else { return };
-        if !occupied.load(Ordering::SeqCst) {
-            arriving.abort();
-            return;
-        }
+    /// Ends it without a transfer. A connection that is there already, or comes while this is kept, is closed in an
+    /// orderly way: a reset would make some clients (basic-ftp) give up the whole session, and others (Perl's Net::FTP,
+    /// which connects and begins TLS before it reads the refusal) would die of SIGPIPE.
+    pub fn decline(mut self) -> Option<Declined> {
+        let Way::Passive { occupied, arriving, .. } = &mut self.way else { return None };
+        let mut arriving = arriving.take()?;
         // The client may be waiting for its handshake: it gets the time of one.
-        let (patience, abort) = (self.rules.handshake_timeout, arriving.abort_handle());
-        tokio::spawn(async move {
-            match timeout(patience, arriving).await {
+        let (patience, port) = (self.rules.handshake_timeout, arriving.abort_handle());
+        let farewell = tokio::spawn(async move {
+            match timeout(patience, &mut arriving).await {
                 Ok(Ok(Ok(connection))) => connection.acknowledge_end().await,
                 Ok(_) => {}
-                Err(_) => abort.abort(),
+                Err(_) => {
+                    arriving.abort();
+                    let _ = arriving.await;
+                }
             }
         });
+        Some(Declined { occupied: Arc::clone(occupied), port, farewell })
     }
 
     /// Ends it and gives its port back before it returns.
@@ -198,6 +199,33 @@ impl DataEndpoint {
         {
             arriving.abort();
             let _ = arriving.await;
+        }
+    }
+}
+
+/// A passive port after its command was refused. Dropping it closes the port; who has connected by then is still shown
+/// out.
+#[derive(Debug)]
+pub struct Declined {
+    occupied: Arc<AtomicBool>,
+    port: AbortHandle,
+    farewell: JoinHandle<()>,
+}
+
+impl Declined {
+    /// Gives the port back before it returns, if nobody has connected.
+    pub async fn close(mut self) {
+        if !self.occupied.load(Ordering::SeqCst) {
+            self.port.abort();
+            let _ = (&mut self.farewell).await;
+        }
+    }
+}
+
+impl Drop for Declined {
+    fn drop(&mut self) {
+        if !self.occupied.load(Ordering::SeqCst) {
+            self.port.abort();
         }
     }
 }

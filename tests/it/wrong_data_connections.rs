@@ -12,7 +12,7 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use crate::support::client::{Client, connector, server_name};
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, Setup};
 use crate::support::sshd::Sshd;
-use crate::support::transfer::{content, reset};
+use crate::support::transfer::{content, eventually, reset};
 
 #[derive(Debug, Clone, Copy)]
 enum Wrong {
@@ -160,4 +160,31 @@ async fn do_wrong(gateway: &Gateway, client: &Client, wrong: Wrong, address: Soc
             }
         }
     }
+}
+
+#[tokio::test]
+async fn who_connects_after_a_refusal_is_shown_out_in_an_orderly_way() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let mut client = Client::logged_in(&gateway).await;
+    // Perl's Net::FTP sends the command, connects, and makes the handshake before it reads the reply.
+    for (command, code) in [("STOR missing/file", 553), ("RETR missing", 550), ("LIST missing", 550)] {
+        let address = client.passive().await;
+        client.ask(command, code).await;
+        let mut data = client.data(address).await;
+        let mut bytes = Vec::new();
+        // With close_notify: rustls calls anything less an error.
+        data.read_to_end(&mut bytes).await.unwrap();
+        assert_eq!(bytes, b"", "{command}");
+        client.ask("NOOP", 200).await;
+    }
+    // Whoever asks for the next port has no more to do with the one before.
+    let former = client.passive().await;
+    client.ask("RETR missing", 550).await;
+    client.passive().await;
+    assert!(TcpStream::connect(former).await.is_err());
+    // Nor after ABOR.
+    let former = client.passive().await;
+    client.ask("ABOR", 226).await;
+    eventually("the port is closed", || std::net::TcpStream::connect(former).is_err()).await;
 }
