@@ -16,6 +16,10 @@ use super::outcome::Unsettled;
 /// may be thawed, and carry out what it was sent.
 const LEFT_ALONE: Duration = Duration::from_secs(10 * 60);
 
+/// How long answers that are under way are waited for when an upload fails. With what the undo takes, ABOR stays below its
+/// second.
+const MOMENT: Duration = Duration::from_millis(200);
+
 /// How often such a file is looked at: at first, and at most.
 const LOOKS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
 
@@ -110,23 +114,27 @@ impl Writer {
                 Ok(_) => {}
             }
         }
+        // A server that works answers what was under way within a moment: the next upload need not be refused for that.
+        let _ = timeout(MOMENT, sftp.settled()).await;
+        if !sftp.is_lost() && !sftp.owes_answers() && undo.is_none() {
+            return None;
+        }
+        let left_alone = self.leave_alone()?;
         if sftp.is_lost() {
-            let watch = if sftp.stood_still() { self.leave_alone().map(LeftAlone::for_long) } else { None };
+            // One that died does nothing any more.
+            let time = if sftp.stood_still() { LEFT_ALONE } else { Duration::ZERO };
+            let watch = left_alone.watch(time);
             return undo.map(|undo| Unsettled::InPlace { undo, watch });
         }
-        if sftp.owes_answers()
-            && let Some(left_alone) = self.leave_alone()
-        {
-            let sftp = sftp.clone();
-            tokio::spawn(async move {
-                sftp.settled().await;
-                if sftp.is_lost() {
-                    left_alone.for_long();
-                } else if let Some(undo) = undo {
-                    let _ = left_alone.undo(&undo, &sftp).await;
-                }
-            });
-        }
+        let sftp = sftp.clone();
+        tokio::spawn(async move {
+            sftp.settled().await;
+            if sftp.is_lost() {
+                left_alone.watch(LEFT_ALONE);
+            } else if let Some(undo) = undo {
+                let _ = left_alone.undo(&undo, &sftp).await;
+            }
+        });
         None
     }
 
@@ -180,9 +188,9 @@ impl LeftAlone {
         file.close().await
     }
 
-    /// The connection is gone, and its server may go on one day: nobody writes to the file for [`LEFT_ALONE`].
-    fn for_long(self) -> Watch {
-        let watch = Watch { left_alone: Arc::new(self), until: Instant::now() + LEFT_ALONE };
+    /// The connection is gone, and its server may go on for so long: nobody writes to the file meanwhile.
+    fn watch(self, time: Duration) -> Watch {
+        let watch = Watch { left_alone: Arc::new(self), until: Instant::now() + time };
         let Watch { left_alone, until } = watch.clone();
         tokio::spawn(async move {
             sleep_until(until).await;
@@ -201,6 +209,14 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// Undoes it now, where no other file has got the name.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub async fn undo(&self, undo: &LeftBehind, sftp: &Session) -> Result<(), SftpError> {
+        self.left_alone.undo(undo, sftp).await
+    }
+
     /// Undoes it again and again over `sftp`, until the time is over or that is lost too.
     pub async fn keep(self, undo: LeftBehind, sftp: &Session) {
         let [mut pause, longest] = LOOKS;

@@ -139,8 +139,8 @@ pub enum Unsettled {
     InPlace {
         /// What is done about it.
         undo: LeftBehind,
-        /// Where the server stood still, and may do it again.
-        watch: Option<Watch>,
+        /// Nobody else writes to it meanwhile.
+        watch: Watch,
     },
 }
 
@@ -172,8 +172,8 @@ impl Unsettled {
                 }
                 Ok(false)
             }
-            Self::InPlace { undo, .. } => {
-                undo.put_right(sftp).await?;
+            Self::InPlace { undo, watch } => {
+                watch.undo(&undo, sftp).await?;
                 Ok(false)
             }
         }
@@ -187,7 +187,7 @@ impl Unsettled {
     /// What is to be undone again, should the server that was lost go on.
     pub fn to_watch(&self) -> Option<(LeftBehind, Watch)> {
         match self {
-            Self::InPlace { undo, watch } => Some((undo.clone(), watch.clone()?)),
+            Self::InPlace { undo, watch } => Some((undo.clone(), watch.clone())),
             Self::Renamed { .. } | Self::Written { .. } => None,
         }
     }

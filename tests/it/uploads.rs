@@ -274,6 +274,20 @@ async fn abor_is_answered_while_it_is_found_out_whether_an_upload_is_stored() {
 }
 
 #[tokio::test]
+async fn an_upload_in_place_may_follow_a_broken_one_at_once() {
+    let scene = Scene::new(Profile::openssh()).await;
+    scene.put("file", &content(10_000, 1));
+    // The answers to what was written last are under way when the upload breaks.
+    scene.sftp().script().latency = Duration::from_millis(50);
+    for command in ["STOR file", "APPE file"] {
+        let mut broken = log_in(&scene.gateway, DIRECT).await;
+        let mut other = log_in(&scene.gateway, DIRECT).await;
+        break_off(&mut broken, command, &content(1_000_000, 2)).await;
+        assert_eq!(other.store(command, b"whole").await.code, 226, "{command}");
+    }
+}
+
+#[tokio::test]
 async fn a_whole_upload_makes_an_older_part_void() {
     let scene = Scene::new(Profile::openssh()).await;
     let mut client = log_in(&scene.gateway, KEEPER).await;

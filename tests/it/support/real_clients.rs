@@ -330,7 +330,7 @@ fn openssl_configuration(version: &str, desk: &Path) -> PathBuf {
 /// and then `done`, `refused CODE` for a reply of 4xx or 5xx, or `failed WHY` for anything else, again with tabs. What
 /// the program does before its first step, to log in, is answered like one. It ends with its standard input.
 pub(crate) struct Session {
-    library: Library,
+    client: Library,
     process: Child,
     steps: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -362,7 +362,7 @@ impl Session {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors.try_clone().unwrap());
         let mut process = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (steps, answers) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
-        let mut session = Self { library, process, steps, answers, errors };
+        let mut session = Self { client: library, process, steps, answers, errors };
         let answer = session.answer("log in");
         (session, answer)
     }
@@ -383,22 +383,22 @@ impl Session {
     /// A step that succeeds and lists nothing.
     pub(crate) fn done(&mut self, words: &[&str]) {
         let answer = self.step(words);
-        assert_eq!(answer, Answer::Done(BTreeSet::new()), "{:?}: {words:?}", self.library);
+        assert_eq!(answer, Answer::Done(BTreeSet::new()), "{:?}: {words:?}", self.client);
     }
 
     /// The entries of a directory.
     pub(crate) fn list(&mut self, directory: &str) -> BTreeSet<(String, String, String)> {
         match self.step(&["list", directory]) {
             Answer::Done(entries) => entries,
-            other => panic!("{:?}: list {directory}: {other:?}", self.library),
+            other => panic!("{:?}: list {directory}: {other:?}", self.client),
         }
     }
 
     /// A step that is refused with this code.
     pub(crate) fn refused(&mut self, words: &[&str], code: &str) {
-        let told = if self.library.tells_codes() { code } else { "-" };
+        let told = if self.client.tells_codes() { code } else { "-" };
         let answer = self.step(words);
-        assert_eq!(answer, Answer::Refused(told.to_owned()), "{:?}: {words:?}", self.library);
+        assert_eq!(answer, Answer::Refused(told.to_owned()), "{:?}: {words:?}", self.client);
     }
 
     fn answer(&mut self, step: &str) -> Answer {
@@ -411,19 +411,19 @@ impl Session {
             match *words.as_slice() {
                 ["entry", kind, size, name] => {
                     let is_new = entries.insert((kind.to_owned(), size.to_owned(), name.to_owned()));
-                    assert!(is_new, "{:?}: {step}: twice {name}", self.library);
+                    assert!(is_new, "{:?}: {step}: twice {name}", self.client);
                 }
                 ["done"] => return Answer::Done(entries),
                 ["refused", code] | ["refused", code, _] => return Answer::Refused(code.to_owned()),
                 ["failed", ref why @ ..] => return Answer::Failed(why.join(" ")),
-                _ => panic!("{:?}: {step}: answered {line:?}\n{}", self.library, text(&mut self.errors)),
+                _ => panic!("{:?}: {step}: answered {line:?}\n{}", self.client, text(&mut self.errors)),
             }
         }
     }
 
     /// Ends it: it must have nothing to complain of.
     pub(crate) fn end(self) {
-        let Self { library, mut process, steps, mut answers, mut errors } = self;
+        let Self { client: library, mut process, steps, mut answers, mut errors } = self;
         drop(steps);
         let mut rest = String::new();
         answers.read_to_string(&mut rest).unwrap();
