@@ -141,9 +141,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
         let may_be_left = matches!(unsettled, Unsettled::Renamed { .. });
         // Boxed, so that a session that waits holds no room for the state of a login.
         let mut settling = Box::pin(state.backend.settle(unsettled));
+        let mut listening = may_be_left;
         loop {
-            let listening = may_be_left && waiting.len() < MAX_QUEUED_LINES;
-            let decoded = tokio::select! {
+            tokio::select! {
                 biased;
                 is_whole = &mut settling => {
                     if is_whole {
@@ -151,18 +151,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
                     }
                     return;
                 }
-                decoded = next_decoded(stream, decoder), if listening => decoded,
-            };
-            // A client that is gone is noticed where its reply is written.
-            let Ok(decoded) = decoded else {
-                if settling.await {
-                    outcome.result = Ok(());
+                decoded = next_decoded(stream, decoder), if listening && waiting.len() < MAX_QUEUED_LINES => {
+                    match decoded.map(|decoded| queue(waiting, decoded)) {
+                        Ok(true) => {
+                            outcome.result = Err(StopReason::Aborted.into());
+                            return;
+                        }
+                        Ok(false) => {}
+                        // A client that is gone is noticed where its reply is written.
+                        Err(_) => listening = false,
+                    }
                 }
-                return;
-            };
-            if queue(waiting, decoded) {
-                outcome.result = Err(StopReason::Aborted.into());
-                return;
             }
         }
     }
