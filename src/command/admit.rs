@@ -22,8 +22,8 @@ pub fn admit(row: &CommandSpec, session: &mut Session, services: &Services) -> R
     if let Stage::LoggedIn(state) = &mut session.stage {
         void_pending(row.pending, state);
     }
-    if let Handler::NotOffered(code) = row.handler {
-        return Err(Reply::new(code, "Command not implemented"));
+    if let Handler::NotOffered(code, why) = row.handler {
+        return Err(Reply::new(code, why));
     }
     match &mut session.stage {
         Stage::LoggedIn(state) => {
@@ -34,7 +34,7 @@ pub fn admit(row: &CommandSpec, session: &mut Session, services: &Services) -> R
         }
         Stage::New | Stage::Named(_) => match row.handler {
             Handler::LoggedIn(_) => Err(Reply::new(530, "Please login with USER and PASS")),
-            Handler::Anytime(_) | Handler::NotOffered(_) => Ok(()),
+            Handler::Anytime(_) | Handler::NotOffered(..) => Ok(()),
         },
     }
 }

@@ -14,7 +14,7 @@ use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
 use crate::sftp::{BackendPath, DirectoryEntry, FileKind, Session, SftpError, StatusCode};
 use crate::transfer::endpoint::Direction;
-use crate::transfer::listing::{self, Links, Listing, Source, Style};
+use crate::transfer::listing::{self, LeadsTo, Links, Listing, Source, Style};
 use crate::transfer::outcome::{Transfer, TransferKind};
 
 use super::failure::{CommandError, For, Purpose, is_missing};
@@ -236,8 +236,16 @@ async fn links(session: &mut LoggedIn) -> Result<Links, CommandError> {
     Ok(Links::Followed(Arc::new(move |path| {
         let (sftp, root) = (sftp.clone(), Arc::clone(&root));
         Box::pin(async move {
-            root.check(&sftp, &path, Follow::Last).await.ok()?;
-            sftp.stat(&path).await.ok()
+            if root.check(&sftp, &path, Follow::Last).await.is_err() {
+                return LeadsTo::Nowhere(None);
+            }
+            match sftp.stat(&path).await {
+                Ok(attributes) => LeadsTo::Entry(attributes),
+                Err(_) => {
+                    let target = sftp.read_link(&path).await.ok();
+                    LeadsTo::Nowhere(target.and_then(|target| root.show_target(&path, &target)))
+                }
+            }
         })
     })))
 }

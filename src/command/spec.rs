@@ -134,7 +134,7 @@ pub enum Handler {
     /// For a logged-in user only.
     LoggedIn(for<'a> fn(&'a mut LoggedIn, &'a Services, Argument<'a>) -> HandlerFuture<'a>),
     /// Known and not offered; always this code.
-    NotOffered(u16),
+    NotOffered(u16, &'static str),
 }
 
 /// All rows.
@@ -179,7 +179,7 @@ pub fn plain() -> String {
 impl CommandSpec {
     /// It does something here.
     pub fn is_offered(&self) -> bool {
-        !matches!(self.handler, Handler::NotOffered(_))
+        !matches!(self.handler, Handler::NotOffered(..))
     }
 
     fn codes(&self) -> String {
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn a_command_that_is_not_offered_answers_one_code() {
         for row in TABLE {
-            if let Handler::NotOffered(code) = row.handler {
+            if let Handler::NotOffered(code, _) = row.handler {
                 assert_eq!(row.replies, &[code], "{}", row.verb);
                 assert_eq!(row.feature, Feature::Silent, "{}", row.verb);
             }

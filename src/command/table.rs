@@ -22,7 +22,7 @@ const ORDINARY: CommandSpec = CommandSpec {
     pending: PendingEffect::KeepsRestart,
     effect: Effect::Free,
     replies: &[],
-    handler: Handler::NotOffered(502),
+    handler: Handler::NotOffered(502, "Command not implemented"),
 };
 
 macro_rules! anytime {
@@ -232,7 +232,7 @@ pub const TABLE: &[CommandSpec] = &[
 
     // Known and not offered
     // RFC 2228 §3: no mechanism that AUTH takes here has an exchange of ADAT.
-    CommandSpec { replies: &[503], handler: Handler::NotOffered(503), ..not_offered("ADAT", "ADAT <data>", "RFC 2228 §3") },
+    CommandSpec { replies: &[503], handler: Handler::NotOffered(503, "No exchange of security data is under way"), ..not_offered("ADAT", "ADAT <data>", "RFC 2228 §3") },
     not_offered("MIC", "MIC <data>", "RFC 2228 §3"),
     not_offered("CONF", "CONF <data>", "RFC 2228 §3"),
     not_offered("ENC", "ENC <data>", "RFC 2228 §3"),

@@ -291,6 +291,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         let carried_out = self.carry_out(row, step, started).await;
         if let Some(state) = self.session.logged_in() {
             state.backend.transfer_ended();
+            let is_letter = state.charset().is_some_and(|charset| charset.has_letter_255());
+            self.decoder.take_255_for_a_letter(is_letter);
         }
         carried_out
     }
@@ -388,7 +390,7 @@ async fn call(
             Some(state) => handler(state, services, argument).await,
             None => Err(CommandError::Refused(530, "Please login with USER and PASS")),
         },
-        Handler::NotOffered(code) => Err(CommandError::Refused(code, "Command not implemented")),
+        Handler::NotOffered(code, why) => Err(CommandError::Refused(code, why)),
     }
 }
 

@@ -141,9 +141,7 @@ impl Recorder {
         self.session.enter(SessionState::Idle);
         let result = outcome.result.as_ref().map_or_else(transfer_result, |()| TransferResult::Success);
         meter.ended(backend, result, outcome.client_bytes, outcome.backend_bytes);
-        for _ in 0..outcome.hostile_names {
-            metrics::hostile_name();
-        }
+        metrics::listed(outcome.hostile_names, outcome.unmapped_names);
         let direction = match kind {
             TransferKind::Upload => "upload",
             TransferKind::Download => "download",

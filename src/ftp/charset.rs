@@ -97,6 +97,14 @@ impl Charset {
         Cow::Owned(names.join(&b'/'))
     }
 
+    /// Is the byte 255 a letter, or part of one?
+    pub fn has_letter_255(&self) -> bool {
+        match self.0 {
+            Kind::Latin1 | Kind::CodePage(_) => true,
+            Kind::Standard(encoding) => encoding.is_single_byte(),
+        }
+    }
+
     fn decode(&self, bytes: &[u8]) -> Option<String> {
         match self.0 {
             Kind::Latin1 => Some(bytes.iter().map(|byte| char::from(*byte)).collect()),

@@ -11,6 +11,8 @@ pub struct Entry<'a> {
     pub name: &'a [u8],
     /// What it is.
     pub kind: EntryKind,
+    /// What a link is known to name, as the client would say it.
+    pub target: Option<&'a [u8]>,
     /// Bytes.
     pub size: Option<u64>,
     /// Last modification.
@@ -221,6 +223,7 @@ pub(super) mod tests {
         Entry {
             name,
             kind: EntryKind::File,
+            target: None,
             size: Some(1024),
             modified: Some(1_795_369_260),
             mode: Some(0o100_644),
@@ -313,7 +316,7 @@ pub(super) mod tests {
         ) {
             let [list, read, write, overwrite, delete, rename, mkdir, chmod] = flags;
             let permissions = FactPermissions { list, read, write, overwrite, delete, rename, mkdir, chmod };
-            let entry = Entry { name: &name, kind, size, modified, mode, owner, group, permissions };
+            let entry = Entry { name: &name, kind, target: None, size, modified, mode, owner, group, permissions };
             let mut output = Vec::new();
             line(&entry, &FactSelection(wanted), &mut output);
             prop_assert!(!output.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n')));

@@ -35,6 +35,8 @@ const IAC: u8 = 255;
 /// No verb begins with a byte above 239, so such bytes at the start of a line are swallowed: the preface of ABOR
 /// arrives as `IAC IP IAC DM`, as `IAC IP IAC` where the urgent byte was taken out of band, or as `DM` alone.
 ///
+/// In a charset that has a letter at 255 ([`LineDecoder::take_255_for_a_letter`]), a command stands only there.
+///
 /// Memory: what was pushed and not yet asked for with [`LineDecoder::next`], and at most [`MAX_LINE`] bytes.
 #[derive(Default)]
 pub struct LineDecoder {
@@ -51,6 +53,8 @@ pub struct LineDecoder {
     carriage_return: bool,
     /// A byte of any kind came after the last line end.
     begun: bool,
+    /// Within a line, only `IAC IAC` is Telnet.
+    is_255_a_letter: bool,
 }
 
 /// What [`LineDecoder::next`] found.
@@ -83,6 +87,14 @@ impl LineDecoder {
     /// A decoder at the start of a line.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Does the client write 255 as a letter of its charset (`я` of windows-1251), with letters above 239 behind it?
+    ///
+    /// Then nothing within a line is Telnet but the pair of 255 that stands for one: clients that send Telnet commands
+    /// send them before a line.
+    pub fn take_255_for_a_letter(&mut self, is_letter: bool) {
+        self.is_255_a_letter = is_letter;
     }
 
     /// Takes bytes that arrived.
@@ -127,6 +139,11 @@ impl LineDecoder {
             (Telnet::Data, SE..=DONT) if self.at_line_start() => (Telnet::Data, None),
             (Telnet::Data, _) => (Telnet::Data, self.data(byte)),
 
+            (Telnet::Command, SE..=DONT) if self.is_255_a_letter && !self.at_line_start() => {
+                // Neither ends a line.
+                self.data(IAC);
+                (Telnet::Data, self.data(byte))
+            }
             (Telnet::Command, SE..=GA) => (Telnet::Data, None),
             (Telnet::Command, SB) => (Telnet::Subnegotiation, None),
             (Telnet::Command, WILL | WONT) => (Telnet::Option(DONT), None),
@@ -303,6 +320,23 @@ mod tests {
         assert_eq!(decode(b"DELE a\xFF\r\n"), [as_line(b"DELE a\xFF")]);
         assert_eq!(decode(b"DELE a\xFF\n"), [as_line(b"DELE a\xFF")]);
         assert_eq!(decode(b"DELE \xF0\x9F\x98\x80\r\n"), [as_line(b"DELE \xF0\x9F\x98\x80")]);
+    }
+
+    #[test]
+    fn byte_255_as_a_letter() {
+        let decode = |bytes: &[u8]| {
+            let mut decoder = LineDecoder::new();
+            decoder.take_255_for_a_letter(true);
+            decoder.push(bytes);
+            drain(&mut decoder)
+        };
+        // "STOR объявляющий", "DELE яя" and "DELE я" in windows-1251.
+        let name = b"STOR \xEE\xE1\xFA\xFF\xE2\xEB\xFF\xFE\xF9\xE8\xE9";
+        assert_eq!(decode(&[&name[..], b"\r\n"].concat()), [as_line(name)]);
+        assert_eq!(decode(b"DELE \xFF\xF0\xFF\r\n"), [as_line(b"DELE \xFF\xF0\xFF")]);
+        assert_eq!(decode(b"DELE \xFF\xFF\r\n"), [as_line(b"DELE \xFF")]);
+        assert_eq!(decode(b"\xFF\xF4\xFF\xF2ABOR\r\n"), [as_line("ABOR")]);
+        assert_eq!(decode(b"\xFF\xFD\x06NOOP\r\n"), [Event::Answer([255, 252, 6]), as_line("NOOP")]);
     }
 
     #[test]

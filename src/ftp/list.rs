@@ -9,6 +9,9 @@ use super::time::{self, Timestamp, Zone};
 /// Shown for an owner or group that is not known.
 const NOBODY: &str = "ftp";
 
+/// Shown for what a link names where the client may not know it.
+const UNTOLD: &[u8] = b"?";
+
 /// `list_style`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
@@ -39,15 +42,24 @@ pub struct Form {
 
 /// Appends one line, without its end.
 ///
-/// Exactly one space stands before the name, so that leading spaces of a name stay its own. SECURITY: control
-/// characters in the name become `?`.
+/// Exactly one space stands before the name, so that leading spaces of a name stay its own. A link always has its
+/// ` -> ` as `ls -l` has it: curl and aioftp give up the whole listing where one has not. SECURITY: control characters
+/// in names become `?`.
 pub fn line(entry: &Entry<'_>, form: &Form, now: Timestamp, output: &mut Vec<u8>) {
     match form.style {
         Style::Unix => append_columns(entry, &form.zone, now, output),
         Style::Dos => append_columns_of_dos(entry, &form.zone, output),
     }
     output.push(b' ');
-    output.extend(entry.name.iter().map(|byte| if byte.is_ascii_control() { b'?' } else { *byte }));
+    append_name(entry.name, output);
+    if entry.kind == EntryKind::Symlink && form.style == Style::Unix {
+        output.extend_from_slice(b" -> ");
+        append_name(entry.target.unwrap_or(UNTOLD), output);
+    }
+}
+
+fn append_name(name: &[u8], output: &mut Vec<u8>) {
+    output.extend(name.iter().map(|byte| if byte.is_ascii_control() { b'?' } else { *byte }));
 }
 
 fn append_columns_of_dos(entry: &Entry<'_>, zone: &Zone, output: &mut Vec<u8>) {
@@ -148,6 +160,14 @@ mod tests {
     }
 
     #[test]
+    fn a_link_names_something() {
+        let link = Entry { kind: EntryKind::Symlink, ..file(b"link") };
+        assert!(shown(&Entry { target: Some(b"to \x1bbe"), ..link }).ends_with(" link -> to ?be"));
+        assert!(shown(&link).ends_with(" link -> ?"));
+        assert!(shown(&Entry { target: Some(b"no link"), ..file(b"file") }).ends_with(" file"));
+    }
+
+    #[test]
     fn the_form_of_dos() {
         let shown = |entry: &Entry<'_>| {
             let mut output = Vec::new();
@@ -219,7 +239,8 @@ mod tests {
         ) {
             let permissions = FactPermissions::default();
             let mut output = Vec::new();
-            line(&Entry { name: &name, kind, size, modified, mode, owner, group, permissions }, &UNIX, now, &mut output);
+            let entry = Entry { name: &name, kind, target: None, size, modified, mode, owner, group, permissions };
+            line(&entry, &UNIX, now, &mut output);
             prop_assert!(!output.iter().any(u8::is_ascii_control));
             let [letters, owner_shown, group_shown, size_shown, date, name_shown] = columns(&output);
             let text = |number: Option<u32>| number.map_or(NOBODY.into(), |number| number.to_string()).into_bytes();
@@ -227,6 +248,10 @@ mod tests {
             prop_assert_eq!((owner_shown, group_shown), (text(owner), text(group)));
             prop_assert_eq!(size_shown, size.unwrap_or(0).to_string().into_bytes());
             prop_assert_eq!(date, time::list_date(modified.unwrap_or(0), now, &Zone::UTC).into_bytes());
+            let name_shown = match kind {
+                EntryKind::Symlink => name_shown.strip_suffix(b" -> ?").unwrap(),
+                _ => &*name_shown,
+            };
             prop_assert_eq!(name_shown.len(), name.len());
             prop_assert!(name_shown.iter().zip(&name).all(|(a, b)| a == b || (*a == b'?' && b.is_ascii_control())));
             if let Some(mode) = mode {

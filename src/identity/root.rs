@@ -72,6 +72,25 @@ impl Root {
         if below.is_empty() { Some(VirtualPath::root()) } else { VirtualPath::root().resolve(below).ok() }
     }
 
+    /// What the client sees of what a link at `path` names; `None` where that is outside the root.
+    ///
+    /// It need not exist, so there is nothing to ask the backend: `..` counts as it is written.
+    pub fn show_target(&self, path: &BackendPath, target: &[u8]) -> Option<Vec<u8>> {
+        if target.starts_with(b"/") {
+            return Some(self.show(&BackendPath::from_bytes(target.to_vec()))?.as_bytes().to_vec());
+        }
+        let directory = self.show(&path.parent())?;
+        let mut depth = directory.as_bytes().split(|byte| *byte == b'/').filter(|segment| !segment.is_empty()).count();
+        for segment in target.split(|byte| *byte == b'/') {
+            depth = match segment {
+                b"" | b"." => depth,
+                b".." => depth.checked_sub(1)?,
+                _ => depth + 1,
+            };
+        }
+        Some(target.to_vec())
+    }
+
     /// Is there nothing to be asked? Out of `/` no link can lead.
     fn is_open(&self) -> bool {
         match self.links {
@@ -177,5 +196,24 @@ mod tests {
         assert_eq!(strip(b"/srv/acme", b"/srv/acme"), Some(&b""[..]));
         assert_eq!(strip(b"/srv/acme-other", b"/srv/acme"), None);
         assert_eq!(strip(b"/srv", b"/"), Some(&b"/srv"[..]));
+    }
+
+    #[test]
+    fn what_a_link_names_is_shown_inside_the_root_only() {
+        let prefix = b"/srv/acme".to_vec();
+        let root = Root { prefix, links: Symlinks::Inside, real: OnceCell::new(), known: Mutex::default() };
+        let path = BackendPath::from_bytes(b"/srv/acme/in/link".to_vec());
+        for (target, shown) in [
+            ("unborn", Some("unborn")),
+            ("./a/../../b", Some("./a/../../b")),
+            ("../../secret", None),
+            ("a/../../../acme/b", None),
+            ("/srv/acme/out/b", Some("/out/b")),
+            ("/srv/acme-other/b", None),
+            ("/etc/shadow", None),
+        ] {
+            let expected = shown.map(|shown| shown.as_bytes().to_vec());
+            assert_eq!(root.show_target(&path, target.as_bytes()), expected, "{target}");
+        }
     }
 }

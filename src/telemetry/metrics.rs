@@ -333,9 +333,10 @@ pub fn draining(draining: bool) {
     table::DRAINING.gauge([]).set(f64::from(u8::from(draining)));
 }
 
-/// A name that a backend listed was left out of a listing.
-pub fn hostile_name() {
-    table::HOSTILE_NAMES.counter([]).increment(1);
+/// Names that a listing left out, and names that it told in no charset.
+pub fn listed(hostile: u64, unmapped: u64) {
+    table::HOSTILE_NAMES.counter([]).increment(hostile);
+    table::UNMAPPED_NAMES.counter([]).increment(unmapped);
 }
 
 /// A log record was lost.
@@ -367,7 +368,7 @@ mod tests {
         backend_connect("store", BackendConnectResult::Ok);
         backend_connect_phase("store", ConnectPhase::KeyExchange, Duration::from_millis(30));
         draining(false);
-        hostile_name();
+        listed(1, 1);
         log_record_dropped();
     }
 

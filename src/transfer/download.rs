@@ -86,7 +86,15 @@ impl Download {
             algorithm: expected.algorithm,
             digest: hasher.finish(),
         });
-        Outcome { result, client_bytes: progress.bytes(), backend_bytes, unsettled: None, digested, hostile_names: 0 }
+        Outcome {
+            result,
+            client_bytes: progress.bytes(),
+            backend_bytes,
+            unsettled: None,
+            digested,
+            hostile_names: 0,
+            unmapped_names: 0,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! LIST, NLST and MLSD: from READDIR pages to lines on the data connection, while the pages arrive.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +25,16 @@ const LINKS_AT_A_TIME: usize = 32;
 /// Lines gathered before they are written, in bytes: one TLS record (RFC 8446 §5.1).
 const GATHERED: usize = 16 * 1024;
 
-/// What a symbolic link leads to, as far as the session may know; `None` where it leads nowhere or out of the root.
-pub type ResolveLink = Arc<dyn Fn(BackendPath) -> BoxFuture<'static, Option<Attributes>> + Send + Sync>;
+/// What becomes of a symbolic link.
+pub enum LeadsTo {
+    /// Something the session may see.
+    Entry(Attributes),
+    /// Nothing, or out of the root; what it names, where the client may know.
+    Nowhere(Option<Vec<u8>>),
+}
+
+/// Follows a symbolic link as far as the session may.
+pub type ResolveLink = Arc<dyn Fn(BackendPath) -> BoxFuture<'static, LeadsTo> + Send + Sync>;
 
 /// How symbolic links are shown.
 #[derive(Clone)]
@@ -90,8 +99,17 @@ impl Listing {
     /// Runs it to its end.
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
         let Self { endpoint, mut source, directory, style, permissions, links, charset, now, idle } = self;
-        let mut formatter =
-            Formatter { directory, style, permissions, links, charset, now, lines: Vec::new(), hostile: 0 };
+        let mut formatter = Formatter {
+            directory,
+            style,
+            permissions,
+            links,
+            charset,
+            now,
+            lines: Vec::new(),
+            hostile: 0,
+            unmapped: 0,
+        };
         let result = async {
             let mut connection = tokio::select! {
                 reason = stop.tripped() => return Err(reason.into()),
@@ -120,6 +138,7 @@ impl Listing {
             unsettled: None,
             digested: None,
             hostile_names: formatter.hostile,
+            unmapped_names: formatter.unmapped,
         }
     }
 }
@@ -164,7 +183,8 @@ pub async fn lines(
     // LIST does not tell them.
     let permissions = FactPermissions::default();
     let style = Style::Long(form);
-    let mut formatter = Formatter { directory, style, permissions, links, charset, now, lines: Vec::new(), hostile: 0 };
+    let mut formatter =
+        Formatter { directory, style, permissions, links, charset, now, lines: Vec::new(), hostile: 0, unmapped: 0 };
     formatter.page(entries).await;
     formatter.lines
 }
@@ -189,6 +209,7 @@ struct Formatter {
     now: i64,
     lines: Vec<u8>,
     hostile: u64,
+    unmapped: u64,
 }
 
 impl Formatter {
@@ -204,15 +225,20 @@ impl Formatter {
             }
             self.links.show(entry)
         });
-        if let (Style::Long(_) | Style::Facts(_), Links::Followed(resolve)) = (&self.style, &self.links) {
-            self.follow_links(&mut entries, resolve).await;
-        }
-        for entry in &entries {
-            let name = match self.charset {
-                Some(charset) => charset.shown(&entry.name),
-                None => Cow::Borrowed(&*entry.name),
-            };
-            let shown = describe(&name, &entry.attributes, self.permissions);
+        let targets = match (&self.style, &self.links) {
+            (Style::Long(_) | Style::Facts(_), Links::Followed(resolve)) => {
+                self.follow_links(&mut entries, resolve).await
+            }
+            _ => HashMap::new(),
+        };
+        let in_charset = |name| self.charset.map_or(Cow::Borrowed(name), |charset| charset.shown(name));
+        for (position, entry) in entries.iter().enumerate() {
+            let name = in_charset(&entry.name);
+            if self.charset.is_some() && !name.is_ascii() && matches!(name, Cow::Borrowed(_)) {
+                self.unmapped += 1;
+            }
+            let target = targets.get(&position).map(|target| in_charset(target));
+            let shown = Entry { target: target.as_deref(), ..describe(&name, &entry.attributes, self.permissions) };
             match &self.style {
                 Style::Long(form) => list::line(&shown, form, self.now, &mut self.lines),
                 Style::Names(prefix) => {
@@ -225,17 +251,25 @@ impl Formatter {
         }
     }
 
-    async fn follow_links(&self, entries: &mut [DirectoryEntry], resolve: &ResolveLink) {
-        let mut links: Vec<&mut DirectoryEntry> =
-            entries.iter_mut().filter(|entry| entry.attributes.kind() == Some(FileKind::Symlink)).collect();
+    /// Gives links the attributes of what they lead to; gives back what those name that lead nowhere, by position.
+    async fn follow_links(&self, entries: &mut [DirectoryEntry], resolve: &ResolveLink) -> HashMap<usize, Vec<u8>> {
+        let mut targets = HashMap::new();
+        let mut links: Vec<(usize, &mut DirectoryEntry)> = entries
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, entry)| entry.attributes.kind() == Some(FileKind::Symlink))
+            .collect();
         for some in links.chunks_mut(LINKS_AT_A_TIME) {
-            let resolved = join_all(some.iter().map(|entry| resolve(self.directory.join(&entry.name)))).await;
-            for (entry, attributes) in some.iter_mut().zip(resolved) {
-                if let Some(attributes) = attributes {
-                    entry.attributes = attributes;
+            let resolved = join_all(some.iter().map(|(_, entry)| resolve(self.directory.join(&entry.name)))).await;
+            for ((position, entry), leads_to) in some.iter_mut().zip(resolved) {
+                match leads_to {
+                    LeadsTo::Entry(attributes) => entry.attributes = attributes,
+                    LeadsTo::Nowhere(Some(target)) => drop(targets.insert(*position, target)),
+                    LeadsTo::Nowhere(None) => {}
                 }
             }
         }
+        targets
     }
 }
 
@@ -254,6 +288,7 @@ pub fn describe<'a>(name: &'a [u8], attributes: &Attributes, permissions: FactPe
             Some(FileKind::Regular) | None => EntryKind::File,
             Some(_) => EntryKind::Other,
         },
+        target: None,
         size: attributes.size,
         modified: attributes.times.map(|(_, modified)| i64::from(modified)),
         mode: attributes.permissions.map(|mode| mode & 0o7777),

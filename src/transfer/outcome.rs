@@ -208,6 +208,8 @@ pub struct Outcome {
     pub digested: Option<Digested>,
     /// Names of the listing that could not be shown, because they would have broken its lines.
     pub hostile_names: u64,
+    /// Names of the listing that the client's charset does not have.
+    pub unmapped_names: u64,
 }
 
 /// A transfer that is ready to run: everything the backend can refuse has been asked.

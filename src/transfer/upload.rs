@@ -185,6 +185,7 @@ impl Upload {
             unsettled,
             digested,
             hostile_names: 0,
+            unmapped_names: 0,
         }
     }
 }

@@ -191,6 +191,7 @@ fn entry(name: &[u8]) -> Entry<'_> {
     Entry {
         name,
         kind: EntryKind::File,
+        target: None,
         size: Some(1024),
         modified: Some(NOW - 86_400),
         mode: Some(0o100_644),

@@ -52,7 +52,7 @@ async fn commands_that_tell_about_the_gateway() {
         assert_eq!(known.contains(&row.verb), row.is_offered(), "{}", row.verb);
         let code = if row.is_offered() { 214 } else { 502 };
         client.ask(format!("HELP {}", row.verb.to_lowercase()), code).await;
-        if let Handler::NotOffered(code) = row.handler {
+        if let Handler::NotOffered(code, _) = row.handler {
             client.ask(format!("{} x", row.verb), code).await;
             client.ask(row.verb, code).await;
         }

@@ -207,9 +207,8 @@ struct Parser {
     name: fn(&[u8]) -> Option<Vec<u8>>,
     /// How it tells a time.
     time: fn(&Entry, u64) -> String,
-    /// Whether it reads the line of a link that does not say what the link leads to. Those that do not give up the whole
-    /// listing: they know links as `ls -l` has them, with ` -> ` and a path.
-    reads_bare_links: bool,
+    /// Whether it shows a link that leads nowhere.
+    shows_broken_links: bool,
 }
 
 /// Kind, size of a file, time and name.
@@ -223,7 +222,7 @@ const PARSERS: [Parser; 8] = [
         // libcurl takes all spaces before a name for one.
         name: |name| Some(without_leading_spaces(&of_list(name))),
         time: as_written,
-        reads_bare_links: false,
+        shows_broken_links: true,
     },
     Parser {
         client: "lftp",
@@ -232,7 +231,7 @@ const PARSERS: [Parser; 8] = [
         name: |name| Some(as_path_of_lftp(&of_list(name))),
         // lftp takes the middle of the minute or the day.
         time: |entry, now| to_the_day_or_minute(entry, now, "120000", "30"),
-        reads_bare_links: true,
+        shows_broken_links: true,
     },
     Parser {
         client: "lftp",
@@ -240,7 +239,7 @@ const PARSERS: [Parser; 8] = [
         lists: |gateway, desk, directory| lftp(gateway, desk, directory, "yes"),
         name: |name| Some(as_path_of_lftp(name)),
         time: to_the_second,
-        reads_bare_links: true,
+        shows_broken_links: true,
     },
     Parser {
         client: "ftplib",
@@ -248,7 +247,7 @@ const PARSERS: [Parser; 8] = [
         lists: |gateway, desk, directory| program("ftplib_listing.py", gateway, desk, &[directory]),
         name: |name| Some(name.to_vec()),
         time: to_the_second,
-        reads_bare_links: true,
+        shows_broken_links: true,
     },
     Parser {
         client: "aioftp",
@@ -257,7 +256,7 @@ const PARSERS: [Parser; 8] = [
         // aioftp strips lines and names of what Python takes for white space.
         name: |name| Some(without_trailing_white_space(&without_leading_white_space(&of_list(name)))),
         time: |entry, now| to_the_day_or_minute(entry, now, "000000", "00"),
-        reads_bare_links: false,
+        shows_broken_links: true,
     },
     Parser {
         client: "aioftp",
@@ -266,7 +265,7 @@ const PARSERS: [Parser; 8] = [
         // aioftp strips the end of a line of what Python takes for white space.
         name: |name| Some(without_trailing_white_space(name)),
         time: to_the_second,
-        reads_bare_links: true,
+        shows_broken_links: true,
     },
     Parser {
         client: "commons-net",
@@ -275,7 +274,7 @@ const PARSERS: [Parser; 8] = [
         // A regular expression of commons-net's ends at what Java takes for the end of a line, which in Latin-1 is NEL.
         name: |name| (!name.contains(&0x85)).then(|| of_list(name)),
         time: |entry, now| to_the_day_or_minute(entry, now, "000000", "00"),
-        reads_bare_links: true,
+        shows_broken_links: true,
     },
     Parser {
         client: "commons-net",
@@ -284,7 +283,7 @@ const PARSERS: [Parser; 8] = [
         name: |name| Some(name.to_vec()),
         time: to_the_second,
         // commons-net leaves out entries of a type that it does not know.
-        reads_bare_links: false,
+        shows_broken_links: false,
     },
 ];
 
@@ -483,7 +482,7 @@ async fn links_that_lead_nowhere_or_out_of_the_root_are_links() {
     let time = UNIX_EPOCH + Duration::from_secs(modified);
     File::options().write(true).open(directory.join("file")).unwrap().set_modified(time).unwrap();
     entries.push(Entry { name: b"file".to_vec(), kind: Kind::File, size: 7, modified });
-    for parser in PARSERS.iter().filter(|parser| parser.reads_bare_links) {
+    for parser in PARSERS.iter().filter(|parser| parser.shows_broken_links) {
         parser.finds(&entries, now, &gateway, desk.path(), "links");
     }
 }

@@ -87,6 +87,20 @@ async fn names_are_in_the_charset_of_a_client_that_does_not_ask_for_utf8() {
 }
 
 #[tokio::test]
+async fn letters_of_a_charset_are_not_taken_for_telnet() {
+    let (sshd, gateway) = with_policy("charset: windows-1251").await;
+    let mut client = log_in(&gateway).await;
+    // In windows-1251 `я` is the byte 255 and the letters from `р` on are Telnet's commands.
+    let names = [(&b"\xEE\xE1\xFA\xFF\xFE\xF9\xE8\xE9"[..], "объяющий"), (b"\xFF\xF0\xEB\xFB\xEA", "ярлык")];
+    for (sent, name) in names {
+        assert_eq!(client.store([b"STOR ", sent].concat(), name.as_bytes()).await.code, 226);
+        assert!(sshd.files().join(name).exists(), "{name}: {:?}", stored(&sshd));
+        assert!(client.lines("NLST").await.contains(&sent.to_vec()), "{name}");
+        assert_eq!(client.retrieve(sent).await, name.as_bytes());
+    }
+}
+
+#[tokio::test]
 async fn listings_in_the_style_of_dos_and_in_another_time_zone() {
     let (sshd, gateway) = with_policy("list_style: dos, list_time_zone: Europe/Berlin").await;
     let file = sshd.place_file("some file.txt", vec![0; 1024]);

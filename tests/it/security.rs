@@ -65,7 +65,7 @@ async fn in_clear_nothing_of_value_is_said_or_heard() {
     let mut client = Client::clear(&gateway).await;
     for row in spec::rows() {
         let code = match row.handler {
-            Handler::NotOffered(code) => code,
+            Handler::NotOffered(code, _) => code,
             _ if !row.before_tls => 530,
             Handler::LoggedIn(_) => panic!("{} needs a login and is let in before TLS", row.verb),
             Handler::Anytime(_) => continue,

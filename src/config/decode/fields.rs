@@ -10,7 +10,8 @@ use super::{Report, entry_path};
 pub(super) struct Fields<'n> {
     at: String,
     entries: Vec<Entry<'n>>,
-    known: Vec<&'static str>,
+    /// The keys that were asked for, and whether each is there.
+    known: Vec<(&'static str, bool)>,
     missing: Vec<(&'static str, String)>,
     /// Secrets stand here, and a piece of one may have become a key.
     holds_secrets: bool,
@@ -36,8 +37,9 @@ impl<'n> Fields<'n> {
 
     /// The value of a key, where it is written.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Cursor<'n>> {
-        self.known.push(key);
-        let entry = self.entries.iter_mut().find(|entry| entry.key == key)?;
+        let entry = self.entries.iter_mut().find(|entry| entry.key == key);
+        self.known.push((key, entry.is_some()));
+        let entry = entry?;
         entry.is_known = true;
         Some(entry.cursor.clone())
     }
@@ -85,9 +87,12 @@ impl<'n> Fields<'n> {
 
     /// The known key that was probably meant, and whether it is near. One that is there already is less likely.
     fn meant(&self, key: &str) -> Option<(&'static str, bool)> {
-        let known = || self.known.iter().copied();
-        let is_absent = |known: &&str| !self.entries.iter().any(|entry| entry.key == *known);
-        nearest(key, known().filter(is_absent)).filter(|(_, is_near)| *is_near).or_else(|| nearest(key, known()))
+        let absent = self.known.iter().filter(|(_, is_there)| !is_there).map(|(known, _)| *known);
+        nearest(key, absent).filter(|(_, is_near)| *is_near).or_else(|| nearest(key, self.known()))
+    }
+
+    fn known(&self) -> impl Iterator<Item = &'static str> + Clone {
+        self.known.iter().map(|(known, _)| *known)
     }
 
     /// Does an unknown key look like one of these? Then they are not missing, and the unknown key is the mistake.
@@ -116,7 +121,7 @@ impl<'n> Fields<'n> {
                 }
                 Some((word, false)) => problem.hint(format!(
                     "the nearest known key is `{word}`, and all are {}",
-                    listed(self.known.iter().copied())
+                    listed(self.known())
                 )),
                 None => problem,
             });

@@ -240,6 +240,11 @@ table! {
         "Names that a backend listed and that were left out of a listing because they could forge one.",
         &[],
     );
+    UNMAPPED_NAMES = counter(
+        "ftps2sftp_unmapped_names_total",
+        "Names that a listing told as they are, because the client's charset does not have them.",
+        &[],
+    );
     LOG_RECORDS_DROPPED = counter(
         "ftps2sftp_log_records_dropped_total",
         "Log records lost because the log was not read in time.",

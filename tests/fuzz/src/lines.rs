@@ -5,10 +5,12 @@ use ftps2sftp::ftp::request::{MAX_VERB, Request};
 
 use super::input::{Input, unfold};
 
-/// Three chunk sizes, which take turns; then the bytes.
+/// Three chunk sizes, which take turns, the first byte's lowest bit for a charset with a letter at 255; then the bytes.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let sizes = [input.byte(), input.byte(), input.byte()].map(|size| usize::from(size) + 1);
+    let is_255_a_letter = sizes[0] % 2 == 0;
+    let decode = |stream: &[u8], sizes: &[usize], at_a_time| decode(stream, sizes, at_a_time, is_255_a_letter);
     let stream = unfold(input.rest(), MAX_LINE + 64);
 
     let whole = decode(&stream, &[stream.len().max(1)], usize::MAX);
@@ -28,8 +30,9 @@ pub fn run(bytes: &[u8]) {
 }
 
 /// What is found, and whether the decoder then stands at the start of a line.
-fn decode(stream: &[u8], sizes: &[usize], at_a_time: usize) -> (Vec<Decoded>, bool) {
+fn decode(stream: &[u8], sizes: &[usize], at_a_time: usize, is_255_a_letter: bool) -> (Vec<Decoded>, bool) {
     let mut decoder = LineDecoder::new();
+    decoder.take_255_for_a_letter(is_255_a_letter);
     let mut found = Vec::new();
     let mut rest = stream;
     for size in sizes.iter().cycle() {
