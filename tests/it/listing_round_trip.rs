@@ -207,8 +207,8 @@ struct Parser {
     name: fn(&[u8]) -> Option<Vec<u8>>,
     /// How it tells a time.
     time: fn(&Entry, u64) -> String,
-    /// Whether it shows a link that leads nowhere.
-    shows_broken_links: bool,
+    /// What it takes a link for that leads nowhere; `None` where it leaves it out.
+    broken_link: Option<Kind>,
 }
 
 /// Kind, size of a file, time and name.
@@ -222,7 +222,7 @@ const PARSERS: [Parser; 8] = [
         // libcurl takes all spaces before a name for one.
         name: |name| Some(without_leading_spaces(&of_list(name))),
         time: as_written,
-        shows_broken_links: true,
+        broken_link: Some(Kind::Link),
     },
     Parser {
         client: "lftp",
@@ -231,7 +231,7 @@ const PARSERS: [Parser; 8] = [
         name: |name| Some(as_path_of_lftp(&of_list(name))),
         // lftp takes the middle of the minute or the day.
         time: |entry, now| to_the_day_or_minute(entry, now, "120000", "30"),
-        shows_broken_links: true,
+        broken_link: Some(Kind::Link),
     },
     Parser {
         client: "lftp",
@@ -239,7 +239,7 @@ const PARSERS: [Parser; 8] = [
         lists: |gateway, desk, directory| lftp(gateway, desk, directory, "yes"),
         name: |name| Some(as_path_of_lftp(name)),
         time: to_the_second,
-        shows_broken_links: true,
+        broken_link: Some(Kind::Link),
     },
     Parser {
         client: "ftplib",
@@ -247,7 +247,7 @@ const PARSERS: [Parser; 8] = [
         lists: |gateway, desk, directory| program("ftplib_listing.py", gateway, desk, &[directory]),
         name: |name| Some(name.to_vec()),
         time: to_the_second,
-        shows_broken_links: true,
+        broken_link: Some(Kind::Link),
     },
     Parser {
         client: "aioftp",
@@ -256,7 +256,8 @@ const PARSERS: [Parser; 8] = [
         // aioftp strips lines and names of what Python takes for white space.
         name: |name| Some(without_trailing_white_space(&without_leading_white_space(&of_list(name)))),
         time: |entry, now| to_the_day_or_minute(entry, now, "000000", "00"),
-        shows_broken_links: true,
+        // aioftp asks the ending of what is behind ` -> `.
+        broken_link: Some(Kind::File),
     },
     Parser {
         client: "aioftp",
@@ -265,7 +266,7 @@ const PARSERS: [Parser; 8] = [
         // aioftp strips the end of a line of what Python takes for white space.
         name: |name| Some(without_trailing_white_space(name)),
         time: to_the_second,
-        shows_broken_links: true,
+        broken_link: Some(Kind::Link),
     },
     Parser {
         client: "commons-net",
@@ -274,7 +275,7 @@ const PARSERS: [Parser; 8] = [
         // A regular expression of commons-net's ends at what Java takes for the end of a line, which in Latin-1 is NEL.
         name: |name| (!name.contains(&0x85)).then(|| of_list(name)),
         time: |entry, now| to_the_day_or_minute(entry, now, "000000", "00"),
-        shows_broken_links: true,
+        broken_link: Some(Kind::Link),
     },
     Parser {
         client: "commons-net",
@@ -283,7 +284,7 @@ const PARSERS: [Parser; 8] = [
         name: |name| Some(name.to_vec()),
         time: to_the_second,
         // commons-net leaves out entries of a type that it does not know.
-        shows_broken_links: false,
+        broken_link: None,
     },
 ];
 
@@ -469,20 +470,24 @@ async fn links_that_lead_nowhere_or_out_of_the_root_are_links() {
     let directory = sshd.place_directory("links");
     // At noon: of a link lftp believes LIST more than MLSD, and takes the middle of a day that has no time.
     let modified = (now / DAY - 365) * DAY + 12 * HOUR;
-    let mut entries = Vec::new();
-    for (name, target) in [("nowhere", "missing"), ("outside", "/etc/passwd"), ("itself", "itself")] {
+    let links = [("nowhere", "missing"), ("outside", "/etc/passwd"), ("itself", "itself")];
+    for (name, target) in links {
         let path = directory.join(name);
         symlink(target, &path).unwrap();
         let time = Timespec { tv_sec: i64::try_from(modified).unwrap(), tv_nsec: 0 };
         let times = Timestamps { last_access: time, last_modification: time };
         rustix::fs::utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
-        entries.push(Entry { name: name.into(), kind: Kind::Link, size: 0, modified });
     }
     fs::write(directory.join("file"), "content").unwrap();
     let time = UNIX_EPOCH + Duration::from_secs(modified);
     File::options().write(true).open(directory.join("file")).unwrap().set_modified(time).unwrap();
-    entries.push(Entry { name: b"file".to_vec(), kind: Kind::File, size: 7, modified });
-    for parser in PARSERS.iter().filter(|parser| parser.shows_broken_links) {
+    for parser in &PARSERS {
+        let mut entries = vec![Entry { name: b"file".to_vec(), kind: Kind::File, size: 7, modified }];
+        if let Some(kind) = parser.broken_link {
+            let size = |target: &str| target.len() as u64;
+            let as_entry = |(name, target): (&str, _)| Entry { name: name.into(), kind, size: size(target), modified };
+            entries.extend(links.map(as_entry));
+        }
         parser.finds(&entries, now, &gateway, desk.path(), "links");
     }
 }

@@ -166,11 +166,13 @@ async fn links_are_shown_as_what_they_lead_to_and_a_broken_one_as_a_link() {
         ]
     );
     let kind = |lines: &[Vec<u8>], name: &str| {
-        let line = lines.iter().map(|line| latin1(line)).find(|line| line.ends_with(&format!(" {name}"))).unwrap();
+        let line = lines.iter().map(|line| latin1(line)).find(|line| line.ends_with(&format!(" {name}"))).expect(name);
         line[..1].to_owned()
     };
     let lines = client.lines("LIST").await;
-    for (name, letter) in [("to_directory", "d"), ("to_file", "-"), ("to_link", "-"), ("broken", "l"), ("loop", "l")] {
+    let letters =
+        [("to_directory", "d"), ("to_file", "-"), ("to_link", "-"), ("broken -> nowhere", "l"), ("loop -> loop", "l")];
+    for (name, letter) in letters {
         assert_eq!(kind(&lines, name), letter, "{name}");
     }
     assert_eq!(client.lines("NLST to_directory").await, [b"to_directory/x"]);
