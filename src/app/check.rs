@@ -54,7 +54,7 @@ async fn backends(config: &Config, findings: &mut Findings) -> Result<(), StartE
     let keys = private_keys(config)?;
     for (name, target) in &targets {
         let label = format!("backend {name}");
-        match Connection::greet(target).await {
+        match Connection::greet(&target.get()).await {
             Ok(connection) => {
                 let server = connection.server();
                 let about = format!(
@@ -90,7 +90,7 @@ async fn backends(config: &Config, findings: &mut Findings) -> Result<(), StartE
                     Credentials { user: login.clone(), method: Method::PrivateKey(Arc::clone(key)) }
                 }
             };
-            log_in(target, user, &credentials, &label, findings).await;
+            log_in(&target.get(), user, &credentials, &label, findings).await;
         }
     }
     Ok(())

@@ -2,10 +2,14 @@
 //! knows every part.
 
 pub mod check;
+pub mod confinement;
+mod reload;
+mod watch;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +21,14 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Readiness};
 use crate::config::error::Problem;
-use crate::config::{self, Config, Loaded, Login, Material};
+use crate::config::{self, Backend, Config, Loaded, Login, Material};
 use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
 use crate::server;
+use crate::session::current::Current;
 use crate::session::digests::Digests;
 use crate::session::line::Pool;
-use crate::session::services::{Services, mapped_credentials};
+use crate::session::services::{Realm, Services, mapped_credentials};
 use crate::shutdown::Shutdown;
 use crate::ssh::{HostKeyPolicy, KnownHosts, PrivateKey, Target};
 use crate::telemetry::logging::{self, LogGuard, LoggingError};
@@ -32,6 +37,11 @@ use crate::tls::{ServerTls, TlsError, certificate};
 use crate::transfer::in_place::InPlace;
 use crate::transfer::passive::PassivePorts;
 use crate::transfer::sweep::Sweeper;
+
+use self::reload::Reloader;
+
+/// Backends by name.
+type Targets = HashMap<String, Arc<Current<Target>>>;
 
 /// After the drain time is over: how long the cut transfers may take to say so.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -139,6 +149,8 @@ pub struct Gateway {
     services: Arc<Services>,
     listeners: Vec<(TcpListener, Arc<crate::config::Listener>)>,
     admin: Option<TcpListener>,
+    /// The file that is followed.
+    file: Option<PathBuf>,
 }
 
 impl Gateway {
@@ -160,7 +172,14 @@ impl Gateway {
         let backends: Vec<&str> = config.backends.keys().map(String::as_str).collect();
         metrics::initialise(&names, &backends);
         metrics::passive_ports(config.passive.ports.len());
-        Ok(Self { config, services, listeners, admin })
+        Ok(Self { config, services, listeners, admin, file: None })
+    }
+
+    /// Takes over what changes in the configuration file, and in the files it names, while it serves.
+    #[must_use]
+    pub fn following(mut self, file: &Path) -> Self {
+        self.file = Some(file.to_owned());
+        self
     }
 
     /// Where each listener is bound, by name.
@@ -178,12 +197,16 @@ impl Gateway {
 
     /// Serves until told to stop, and then until the last session is gone or the drain time is over.
     pub async fn serve(self, process: Process) {
-        let Self { config, services, listeners, admin } = self;
+        let Self { config, services, listeners, admin, file } = self;
         let Process { exposition, signals: shutdown, _log } = process;
         let readiness = Readiness::starting();
         let background = CancellationToken::new();
         let helpers = TaskTracker::new();
         helpers.spawn(gauges(Arc::clone(&services), background.clone()));
+        if let Some(file) = file {
+            let reloader = Reloader::new(file, Arc::clone(&services)).await;
+            helpers.spawn(reloader.run(background.clone()));
+        }
 
         // Sessions have stages of their own: they begin to drain when accepting ends, not when the signal comes.
         let sessions = Shutdown::new();
@@ -248,18 +271,20 @@ impl std::fmt::Debug for Gateway {
 ///
 /// # Errors
 /// When a known_hosts file cannot be read any more.
-fn targets(config: &Config) -> Result<HashMap<String, Arc<Target>>, StartError> {
-    config
-        .backends
-        .values()
-        .map(|backend| {
-            let at = format!("backends.{}.known_hosts", backend.name);
-            let policy = HostKeyPolicy::for_backend(backend)
-                .map_err(|error| StartError::Material(Problem::new(at, error.to_string())))?;
-            let target = Target::with_transfer_window(Arc::clone(backend), policy, config.limits.transfer_window);
-            Ok((backend.name.clone(), Arc::new(target)))
-        })
-        .collect()
+fn targets(config: &Config) -> Result<Targets, StartError> {
+    let named = |backend: &Arc<Backend>| Ok((backend.name.clone(), Arc::new(Current::new(target(config, backend)?))));
+    config.backends.values().map(named).collect()
+}
+
+/// A backend with its host keys.
+///
+/// # Errors
+/// When its known_hosts file cannot be read any more.
+fn target(config: &Config, backend: &Arc<Backend>) -> Result<Target, StartError> {
+    let at = format!("backends.{}.known_hosts", backend.name);
+    let policy = HostKeyPolicy::for_backend(backend)
+        .map_err(|error| StartError::Material(Problem::new(at, error.to_string())))?;
+    Ok(Target::with_transfer_window(Arc::clone(backend), policy, config.limits.transfer_window))
 }
 
 /// Private keys by user entry.
@@ -285,7 +310,7 @@ fn private_keys(config: &Config) -> Result<HashMap<String, Arc<PrivateKey>>, Sta
 /// Connections to share, by user entry: of mapped identities, where the backend says so.
 fn pools(
     config: &Config,
-    targets: &HashMap<String, Arc<Target>>,
+    targets: &Targets,
     private_keys: &HashMap<String, Arc<PrivateKey>>,
 ) -> HashMap<String, Arc<Pool>> {
     let users = config.users.values().filter(|user| user.backend.shared);
@@ -298,7 +323,21 @@ fn pools(
         .collect()
 }
 
-fn services(config: &Config) -> Result<Services, StartError> {
+/// Who may come in, and where their files are. `kept`: backends that are as they were.
+///
+/// # Errors
+/// When a file cannot be read any more.
+fn realm(config: &Config, kept: Option<&Targets>) -> Result<Realm, StartError> {
+    let targets = kept.map_or_else(|| targets(config), |targets| Ok(targets.clone()))?;
+    let private_keys = private_keys(config)?;
+    Ok(Realm { accounts: Accounts::new(config), pools: pools(config, &targets, &private_keys), targets, private_keys })
+}
+
+/// What the front shows under TLS.
+///
+/// # Errors
+/// When a file cannot be read any more.
+fn server_tls(config: &Config) -> Result<ServerTls, StartError> {
     let mut certificates = Vec::new();
     for (index, pair) in config.tls.certificates.iter().enumerate() {
         let at = format!("tls.certificates[{index}]");
@@ -307,13 +346,13 @@ fn services(config: &Config) -> Result<Services, StartError> {
                 .map_err(|error| StartError::Material(Problem::new(at, error.to_string()).hint(error.hint())))?,
         );
     }
-    let (targets, private_keys) = (targets(config)?, private_keys(config)?);
+    Ok(ServerTls::new(certificates, config.tls.min_version)?)
+}
+
+fn services(config: &Config) -> Result<Services, StartError> {
     Ok(Services {
-        accounts: Accounts::new(config),
-        pools: pools(config, &targets, &private_keys),
-        targets,
-        private_keys,
-        tls: ServerTls::new(certificates, config.tls.min_version)?,
+        realm: Current::new(realm(config, None)?),
+        tls: Current::new(server_tls(config)?),
         require_control_tls: config.tls.require_control,
         passive: PassivePorts::new(config.passive.ports.clone(), config.passive.shared, metrics::stranger),
         passive_address: config.passive.address.clone(),

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::app::confinement::keep_memory_private;
 use crate::command::spec;
 use crate::config::error::Problem;
 
@@ -56,6 +57,9 @@ enum Command {
 
 /// Runs what was typed.
 pub fn main(arguments: Arguments) -> ExitCode {
+    if let Err(error) = keep_memory_private() {
+        complain(&format!("warning: a crash may leave a picture of this process's memory: {error}"));
+    }
     match arguments.command {
         Command::Run { config } => run::main(&config),
         Command::Check { config } => check::main(&config),

@@ -13,7 +13,7 @@ use crate::identity::root::Root;
 use crate::session::backend::{BackendError, BackendLink};
 use crate::session::logged_in::LoggedIn;
 use crate::session::pending::Pending;
-use crate::session::services::{Services, mapped_credentials};
+use crate::session::services::{Realm, Services, mapped_credentials};
 use crate::session::{Session, Stage};
 use crate::ssh::{ConnectError, Credentials, Method};
 
@@ -77,18 +77,19 @@ pub(super) async fn pass(
 }
 
 async fn log_in(session: &Session, services: &Services, name: &[u8], password: Secret) -> Result<LoggedIn, LoginError> {
-    let user = services.accounts.find(name);
+    let realm = services.realm.get();
+    let user = realm.accounts.find(name);
     // SECURITY: a user without a hash is let in only where the backend checks this very password.
     let known = match user.as_deref() {
         Some(User { password_hash: None, login: Login::Passthrough, .. }) => true,
-        user => services.accounts.verify(user, &password).await,
+        user => realm.accounts.verify(user, &password).await,
     };
     let (Some(user), true) = (user, known) else { return Err(LoginError::BadCredentials) };
     // The name goes into logs and to the backend, where only text is a name.
     let Ok(name) = String::from_utf8(name.to_vec()) else { return Err(LoginError::BadCredentials) };
-    let credentials = credentials(services, &user, &name, password).ok_or(LoginError::BadCredentials)?;
-    let target = services.target(&user).ok_or(LoginError::BadCredentials)?;
-    let identity = services.identity(&user);
+    let credentials = credentials(&realm, &user, &name, password).ok_or(LoginError::BadCredentials)?;
+    let target = realm.target(&user).ok_or(LoginError::BadCredentials)?;
+    let identity = realm.identity(&user);
     let mut backend = BackendLink::open(target, credentials, identity).await.map_err(|error| match error {
         ConnectError::Rejected { .. } => LoginError::RefusedByBackend(error),
         other => LoginError::BackendUnavailable(other.into()),
@@ -120,10 +121,10 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
     })
 }
 
-fn credentials(services: &Services, user: &User, name: &str, password: Secret) -> Option<Credentials> {
+fn credentials(realm: &Realm, user: &User, name: &str, password: Secret) -> Option<Credentials> {
     match user.login {
         Login::Passthrough => Some(Credentials { user: name.to_owned(), method: Method::Password(password) }),
-        Login::Password { .. } | Login::PrivateKey { .. } => mapped_credentials(user, &services.private_keys),
+        Login::Password { .. } | Login::PrivateKey { .. } => mapped_credentials(user, &realm.private_keys),
     }
 }
 

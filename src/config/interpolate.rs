@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -24,7 +24,8 @@ pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 pub(super) fn interpolate(node: &mut Node, at: &str, environment: Environment<'_>, report: &mut Report) {
     match node {
         Node::Text(text) if text.written().contains("${") => {
-            match replace(text.written(), environment, report.base()) {
+            let base = report.base().to_owned();
+            match replace(text.written(), environment, &base, &mut report.references) {
                 Ok(None) => {}
                 Ok(Some(value)) => text.replace(Some(value)),
                 Err(mistakes) => {
@@ -51,11 +52,13 @@ pub(super) fn interpolate(node: &mut Node, at: &str, environment: Environment<'_
     }
 }
 
-/// `Ok(None)` where `written` holds no reference; else its value, or every reference that does not resolve.
+/// `Ok(None)` where `written` holds no reference; else its value, or every reference that does not resolve. The files
+/// that it names are added to `files`.
 fn replace(
     written: &str,
     environment: Environment<'_>,
     base: &Path,
+    files: &mut Vec<PathBuf>,
 ) -> Result<Option<Zeroizing<String>>, Vec<Problem>> {
     let mut value = Zeroizing::new(String::new());
     let mut mistakes = Vec::new();
@@ -74,6 +77,7 @@ fn replace(
             }
             Some((Reference::File(path), after)) => {
                 found = true;
+                files.push(base.join(path));
                 match file(path, base) {
                     Ok(text) => value.push_str(&text),
                     Err(problem) => mistakes.push(problem),
@@ -189,7 +193,7 @@ mod tests {
     }
 
     fn replaced(written: &str) -> Result<Option<String>, Vec<String>> {
-        replace(written, &environment, Path::new("/nowhere"))
+        replace(written, &environment, Path::new("/nowhere"), &mut Vec::new())
             .map(|value| value.map(|value| value.to_string()))
             .map_err(|problems| problems.iter().map(ToString::to_string).collect())
     }
@@ -232,11 +236,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (content, expected) in [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a", "a"), ("", "")] {
             std::fs::write(folder.path().join("secret"), content).unwrap();
-            let value = replace("${file:secret}", &environment, folder.path()).unwrap().unwrap();
+            let value = replace("${file:secret}", &environment, folder.path(), &mut Vec::new()).unwrap().unwrap();
             assert_eq!(value.as_str(), expected);
         }
         std::fs::write(folder.path().join("secret"), b"\xff").unwrap();
-        assert!(replace("${file:secret}", &environment, folder.path()).is_err());
-        assert!(replace("${file:/dev/zero}", &environment, folder.path()).unwrap_err()[0].what.contains("larger"));
+        assert!(replace("${file:secret}", &environment, folder.path(), &mut Vec::new()).is_err());
+        assert!(
+            replace("${file:/dev/zero}", &environment, folder.path(), &mut Vec::new()).unwrap_err()[0]
+                .what
+                .contains("larger")
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! Reads the configuration: the file, its references, the typed truth, and every mistake in one go.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::decode::{self, Report};
 use super::error::Problem;
+use super::fingerprint::{self, Fingerprint};
 use super::interpolate::{Environment, interpolate};
 use super::raw::Node;
 use super::secret::Secret;
@@ -28,6 +30,10 @@ pub struct Loaded {
     /// The files it names, where they can be read: their content is for the rooms that know them. They are listed
     /// when there are problems too, so that all mistakes can be told in one go.
     pub materials: Vec<Material>,
+    /// Files that `${file:…}` named.
+    pub references: Vec<PathBuf>,
+    /// What stands under each top-level key.
+    pub sections: BTreeMap<String, Fingerprint>,
 }
 
 /// A file that the configuration names, with the key path of the mention.
@@ -46,7 +52,14 @@ pub enum Material {
 pub fn load(path: &Path) -> Loaded {
     match read(path) {
         Ok(text) => load_text(&text, path.parent().unwrap_or(Path::new(""))),
-        Err(problem) => Loaded { config: None, problems: vec![problem], warnings: Vec::new(), materials: Vec::new() },
+        Err(problem) => Loaded {
+            config: None,
+            problems: vec![problem],
+            warnings: Vec::new(),
+            materials: Vec::new(),
+            references: Vec::new(),
+            sections: BTreeMap::new(),
+        },
     }
 }
 
@@ -57,9 +70,11 @@ pub fn load_text(text: &str, base: &Path) -> Loaded {
 
 fn load_with(text: &str, base: &Path, environment: Environment<'_>) -> Loaded {
     let mut report = Report::new(base);
+    let mut sections = BTreeMap::new();
     let config = match parse(text) {
         Ok(mut root) => {
             interpolate(&mut root, "", environment, &mut report);
+            sections = fingerprint::sections(&root);
             decode::configuration(&root, &mut report)
         }
         Err(problem) => {
@@ -67,12 +82,12 @@ fn load_with(text: &str, base: &Path, environment: Environment<'_>) -> Loaded {
             None
         }
     };
-    let Report { mut problems, warnings, materials, .. } = report;
+    let Report { mut problems, warnings, materials, references, .. } = report;
     if config.is_none() && problems.is_empty() {
         // Unreachable as long as every `None` of the decoder is reported; without it such a slip would pass as success.
         problems.push(Problem::new("", "the configuration is not complete"));
     }
-    Loaded { config: config.filter(|_| problems.is_empty()), problems, warnings, materials }
+    Loaded { config: config.filter(|_| problems.is_empty()), problems, warnings, materials, references, sections }
 }
 
 fn read(path: &Path) -> Result<Zeroizing<String>, Problem> {

@@ -7,6 +7,7 @@
 mod decode;
 pub mod error;
 mod files;
+pub mod fingerprint;
 mod interpolate;
 mod load;
 pub mod password_hash;
@@ -14,6 +15,7 @@ mod raw;
 mod scalar;
 pub mod secret;
 
+pub use fingerprint::Fingerprint;
 pub use load::{Loaded, Material, load, load_text};
 
 use crate::ftp::charset::Charset;

@@ -165,7 +165,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         let started = Instant::now();
         let secured = self.stream.upgrade(config, self.services.timeouts.tls_handshake).await;
         self.recorder.control_handshake(secured.as_ref(), started.elapsed());
-        self.session.secure(secured?);
+        self.session.secure(secured.map_err(|failed| failed.error)?);
         self.recorder.entered(&self.session);
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! What is counted and logged of a control session: the only caller of metrics for commands, logins and transfers.
 
-use std::io;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
@@ -20,6 +19,7 @@ use crate::transfer::data_connection::DataError;
 use crate::transfer::outcome::{Outcome, StopReason, TransferError, TransferKind};
 
 use super::Ended;
+use super::stream::HandshakeFailed;
 
 /// Counts and logs one session.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Recorder {
         });
     }
 
-    pub(super) fn control_handshake(&self, secured: Result<&Secured, &io::Error>, elapsed: Duration) {
+    pub(super) fn control_handshake(&self, secured: Result<&Secured, &HandshakeFailed>, elapsed: Duration) {
         let (version, result) = match secured {
             Ok(secured) => handshake(secured),
             Err(_) => (TlsVersion::None, HandshakeResult::Failed),
@@ -54,7 +54,19 @@ impl Recorder {
             Ok(secured) => {
                 debug!(tls.protocol.version = secured.version, tls.cipher = secured.suite, "TLS established")
             }
-            Err(error) => info!(exception.message = %error, "TLS handshake failed"),
+            Err(HandshakeFailed { error, refused: None }) => {
+                info!(exception.message = %error, "TLS handshake failed");
+            }
+            Err(HandshakeFailed { refused: Some(refused), .. }) => {
+                metrics::tls_refused(refused.reason, refused.version, refused.best);
+                info!(
+                    reason = %refused,
+                    tls.client.version = refused.version.as_str(),
+                    tls.client.suites = %refused.suites,
+                    tls.client.server_name = refused.server_name.as_deref().unwrap_or_default(),
+                    "a client cannot be served: its TLS"
+                );
+            }
         }
     }
 

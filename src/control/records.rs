@@ -1,11 +1,14 @@
 //! Reads TLS records one at a time, so that a control connection can leave TLS again (CCC, RFC 4217 §12.3): no byte
 //! that comes in clear behind the last record may end up in the TLS library.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::tls::hello::{Flight, MAX_KEPT};
 
 /// Type, version, and length of what follows (RFC 8446 §5.1).
 const HEADER: usize = 5;
@@ -24,6 +27,10 @@ pub struct Records<S> {
     /// What is missing of the record whose header was handed out.
     rest: usize,
     mode: Mode,
+    /// What the client began with, which was read before it is handed out.
+    flight: Vec<u8>,
+    /// As much of it as has been handed out.
+    replayed: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +46,13 @@ enum Mode {
 impl<S> Records<S> {
     /// A connection that is about to begin TLS.
     pub fn new(stream: S) -> Self {
-        Self { stream, header: [0; HEADER], in_header: 0, rest: 0, mode: Mode::Tls }
+        Self { stream, header: [0; HEADER], in_header: 0, rest: 0, mode: Mode::Tls, flight: Vec::new(), replayed: 0 }
+    }
+
+    /// What the client began with; not to be asked for before all of it was handed out.
+    pub fn take_flight(&mut self) -> Vec<u8> {
+        self.replayed = 0;
+        std::mem::take(&mut self.flight)
     }
 
     /// TLS has ended: what comes after the records that are under way is in clear.
@@ -75,6 +88,29 @@ impl<S> Records<S> {
 }
 
 impl<S: AsyncRead + Unpin> Records<S> {
+    /// Reads what the client begins with, as far as needed to tell what it can do. It is handed out all the same.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub async fn first_flight(&mut self) -> io::Result<Flight> {
+        let mut space = [0; 512];
+        loop {
+            let flight = Flight::read(&self.flight);
+            if flight != Flight::Incomplete || self.flight.len() >= MAX_KEPT {
+                return Ok(flight);
+            }
+            let mut buffer = ReadBuf::new(&mut space);
+            let limit = self.limit();
+            let read = poll_fn(|context| self.poll_read_up_to(context, &mut buffer, limit)).await?;
+            buffer.advance(read);
+            self.handed_out(buffer.filled());
+            self.flight.extend_from_slice(buffer.filled());
+            if read == 0 {
+                return Ok(flight);
+            }
+        }
+    }
+
     fn poll_read_up_to(
         &mut self,
         context: &mut Context<'_>,
@@ -96,6 +132,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Records<S> {
             match this.mode {
                 Mode::Clear => return Pin::new(&mut this.stream).poll_read(context, buffer),
                 Mode::Tls => {
+                    let early = this.flight.get(this.replayed..).unwrap_or_default();
+                    if !early.is_empty() {
+                        let count = early.len().min(buffer.remaining());
+                        buffer.put_slice(early.get(..count).unwrap_or_default());
+                        this.replayed += count;
+                        return Poll::Ready(Ok(()));
+                    }
                     let limit = this.limit();
                     let read = ready!(this.poll_read_up_to(context, buffer, limit))?;
                     let begins = buffer.filled().len();

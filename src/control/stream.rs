@@ -12,7 +12,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
+use crate::telemetry::metrics::TlsRefusal;
 use crate::tls::Secured;
+use crate::tls::hello::{Flight, PROTOCOL_VERSION_ALERT, Refused};
 
 use super::records::Records;
 
@@ -29,6 +31,22 @@ pub enum ControlStream<S> {
     Broken,
 }
 
+/// Why a connection is not under TLS.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct HandshakeFailed {
+    /// What went wrong.
+    pub error: io::Error,
+    /// Where it was what the client can do: what that is.
+    pub refused: Option<Box<Refused>>,
+}
+
+impl From<io::Error> for HandshakeFailed {
+    fn from(error: io::Error) -> Self {
+        Self { error, refused: None }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> ControlStream<S> {
     /// Puts a connection under TLS.
     ///
@@ -37,13 +55,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlStream<S> {
     ///
     /// # Errors
     /// When the handshake fails, does not finish in time, or TLS is there already.
-    pub async fn upgrade(&mut self, config: Arc<ServerConfig>, patience: Duration) -> io::Result<Secured> {
+    pub async fn upgrade(&mut self, config: Arc<ServerConfig>, patience: Duration) -> Result<Secured, HandshakeFailed> {
         let Self::Clear(stream) = std::mem::replace(self, Self::Broken) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the control connection is under TLS already"));
+            return Err(
+                io::Error::new(io::ErrorKind::InvalidInput, "the control connection is under TLS already").into()
+            );
         };
-        let stream = timeout(patience, TlsAcceptor::from(config).accept(Records::new(stream)))
+        let mut stream = timeout(patience, handshake(config, stream))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
+        drop(stream.get_mut().0.take_flight());
         let secured = Secured::of(stream.get_ref().1);
         *self = Self::Tls(Box::new(stream));
         Ok(secured)
@@ -67,6 +88,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlStream<S> {
         *self = Self::Cleared(records);
         Ok(())
     }
+}
+
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    config: Arc<ServerConfig>,
+    stream: S,
+) -> Result<TlsStream<Records<S>>, HandshakeFailed> {
+    let mut records = Records::new(stream);
+    // rustls tells a client of TLS 1.0 that something is missing from its hello, and not that it is too old.
+    if let Flight::Hello(hello) = records.first_flight().await?
+        && hello.is_too_old()
+    {
+        records.write_all(&PROTOCOL_VERSION_ALERT).await?;
+        records.flush().await?;
+        return Err(HandshakeFailed {
+            error: io::Error::new(io::ErrorKind::InvalidData, "the client's TLS is too old"),
+            refused: Some(Box::new(hello.refused(TlsRefusal::Version))),
+        });
+    }
+    TlsAcceptor::from(config).accept(records).into_fallible().await.map_err(|(error, mut records)| {
+        let refused = Refused::of(&error, &records.take_flight()).map(Box::new);
+        HandshakeFailed { error, refused }
+    })
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ControlStream<S> {

@@ -105,7 +105,7 @@ async fn serve(
     if let Err(error) = tune(&stream) {
         debug!(exception.message = %error, "socket options");
     }
-    let tls = match services.tls.for_session() {
+    let tls = match services.tls.get().for_session() {
         Ok(tls) => tls,
         Err(error) => {
             warn!(exception.message = %error, "no TLS for a session");

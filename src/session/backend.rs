@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use crate::config::Quirks;
+use crate::config::{Backend, Quirks};
 use crate::sftp::{self, Attributes, BackendPath, MoreChannels, OpenFlags, SftpError};
 use crate::ssh::{ConnectError, Credentials, Target};
 use crate::transfer::in_place::Watch;
@@ -15,6 +15,7 @@ use crate::transfer::left_behind::{Held, LeftBehind, LeftBehinds};
 use crate::transfer::outcome::Unsettled;
 use crate::transfer::sweep;
 
+use super::current::Current;
 use super::line::{Lane, Pool};
 
 /// How long a command waits for the answers that its predecessors left owing. A server that works has sent them by
@@ -50,7 +51,9 @@ pub enum BackendError {
 /// The backend of one logged-in user.
 #[derive(Debug)]
 pub struct BackendLink {
-    target: Arc<Target>,
+    target: Arc<Current<Target>>,
+    /// Its entry in the configuration.
+    entry: Arc<Backend>,
     credentials: Credentials,
     /// Where its connections come from, if they are shared.
     pool: Option<Arc<Pool>>,
@@ -105,14 +108,28 @@ impl BackendLink {
     ///
     /// # Errors
     /// What [`Connection::open`](crate::ssh::Connection::open) says.
-    pub async fn open(target: Arc<Target>, credentials: Credentials, identity: Identity) -> Result<Self, ConnectError> {
+    pub async fn open(
+        target: Arc<Current<Target>>,
+        credentials: Credentials,
+        identity: Identity,
+    ) -> Result<Self, ConnectError> {
+        let entry = Arc::clone(target.get().backend());
         let (pool, idle_release) = match identity {
             Identity::Passthrough => (None, None),
-            Identity::Mapped(pool) => (pool, target.backend().idle_release),
+            Identity::Mapped(pool) => (pool, entry.idle_release),
         };
         let (stripes, left_behinds) = (Stripes::default(), LeftBehinds::default());
-        let mut link =
-            Self { target, credentials, pool, idle_release, lane: None, stripes, left_behinds, to_watch: Vec::new() };
+        let mut link = Self {
+            target,
+            entry,
+            credentials,
+            pool,
+            idle_release,
+            lane: None,
+            stripes,
+            left_behinds,
+            to_watch: Vec::new(),
+        };
         if link.pool.as_ref().is_none_or(|pool| pool.home().is_none()) {
             link.reconnect().await?;
         }
@@ -136,7 +153,7 @@ impl BackendLink {
 
     /// Name of the backend in the configuration.
     pub fn name(&self) -> &str {
-        &self.target.backend().name
+        &self.entry.name
     }
 
     /// The channel: a new one where nothing can be expected of the old one, over a new connection where that was lost.
@@ -239,7 +256,7 @@ impl BackendLink {
 
     /// What the server cannot do.
     pub fn quirks(&self) -> Quirks {
-        self.target.backend().quirks
+        self.entry.quirks
     }
 
     /// An OPEN was sent and is not waited for, as its file turned out to be no plain one. That of a FIFO hangs a server
@@ -348,7 +365,7 @@ impl BackendLink {
         self.stripes.take();
         let lane = match &self.pool {
             Some(pool) => pool.lane(transfers).await?,
-            None => Lane::connect(&self.target, &self.credentials).await?,
+            None => Lane::connect(&self.target.get(), &self.credentials).await?,
         };
         for (undo, watch) in self.to_watch.drain(..) {
             let kept = lane.keep();

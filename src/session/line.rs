@@ -13,6 +13,8 @@ use crate::sftp::{self, BackendPath, SftpError};
 use crate::ssh::{ConnectError, Connection, Credentials, Phase, Target};
 use crate::telemetry::metrics::{self, BackendConnectResult};
 
+use super::current::Current;
+
 /// How long a login on the backend may take in all once it has its turn, however many addresses are tried (F-6).
 const LOGIN_LIMIT: Duration = Duration::from_secs(20);
 
@@ -246,7 +248,7 @@ async fn close(line: Arc<Line>) {
 /// it was let in under that entry, by its password, and could have opened the same connection.
 #[derive(Debug)]
 pub struct Pool {
-    target: Arc<Target>,
+    target: Arc<Current<Target>>,
     credentials: Credentials,
     shared: Mutex<Shared>,
     /// One connection is opened at a time: those that wait for it mostly find room on it. Where it fails they are told
@@ -294,7 +296,7 @@ enum Room {
 
 impl Pool {
     /// A pool without connections.
-    pub fn new(target: Arc<Target>, credentials: Credentials) -> Arc<Self> {
+    pub fn new(target: Arc<Current<Target>>, credentials: Credentials) -> Arc<Self> {
         let (shared, opening) = Default::default();
         Arc::new(Self { target, credentials, shared, opening })
     }
@@ -333,7 +335,7 @@ impl Pool {
                     if let Some(failed) = last_failed.as_ref().filter(|failed| failed.at >= asked) {
                         return Err(failed.error.clone());
                     }
-                    return match connect(&self.target, &self.credentials).await {
+                    return match connect(&self.target.get(), &self.credentials).await {
                         Ok((connection, sftp)) => Ok(self.admit(connection, sftp, for_transfer)),
                         Err(error) => {
                             *last_failed = Some(Failed { at: Instant::now(), error: error.clone() });

@@ -4,6 +4,7 @@
 //! handler that needs a user cannot be called without one.
 
 pub mod backend;
+pub mod current;
 pub mod digests;
 pub mod line;
 pub mod logged_in;

@@ -1,4 +1,4 @@
-//! What all sessions share: read-only after start, or with its own small lock.
+//! What all sessions share: read-only after start, replaced as a whole by a reload, or with its own small lock.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,22 +13,30 @@ use crate::transfer::passive::PassivePorts;
 use crate::transfer::sweep::Sweeper;
 
 use super::backend::Identity;
+use super::current::Current;
 use super::digests::Digests;
 use super::line::Pool;
 
-/// Shared by all sessions of the process.
+/// Who may come in, and where their files are. A session takes the one of the time of its login.
 #[derive(Debug)]
-pub struct Services {
+pub struct Realm {
     /// Who may come in.
     pub accounts: Accounts,
-    /// Backends by name, with their host keys.
-    pub targets: HashMap<String, Arc<Target>>,
+    /// Backends by name, with their host keys. Where those alone change, sessions that are under way follow.
+    pub targets: HashMap<String, Arc<Current<Target>>>,
     /// Private keys by user entry.
     pub private_keys: HashMap<String, Arc<PrivateKey>>,
     /// Connections that sessions share, by user entry.
     pub pools: HashMap<String, Arc<Pool>>,
+}
+
+/// Shared by all sessions of the process.
+#[derive(Debug)]
+pub struct Services {
+    /// Who may come in, and where their files are.
+    pub realm: Current<Realm>,
     /// Certificates.
-    pub tls: ServerTls,
+    pub tls: Current<ServerTls>,
     /// USER and PASS only under TLS.
     pub require_control_tls: bool,
     /// Passive ports.
@@ -51,9 +59,9 @@ pub struct Services {
     pub timeouts: Timeouts,
 }
 
-impl Services {
+impl Realm {
     /// The backend of a user entry.
-    pub fn target(&self, user: &User) -> Option<Arc<Target>> {
+    pub fn target(&self, user: &User) -> Option<Arc<Current<Target>>> {
         self.targets.get(&user.backend.name).cloned()
     }
 

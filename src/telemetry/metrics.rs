@@ -8,7 +8,7 @@ mod process;
 mod table;
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metrics::SharedString;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use labels::{
     BackendConnectResult, Channel, CommandGroup, ConnectPhase, ConnectionResult, DataConnectionResult, DataMode,
-    Direction, HandshakeResult, LoginMethod, LoginResult, ReplyClass, SessionState, Side, TlsVersion, TransferResult,
+    Direction, HandshakeResult, LoginMethod, LoginResult, OfferedSuite, OfferedVersion, ReloadObject, ReloadResult,
+    ReplyClass, SessionState, Side, TlsRefusal, TlsVersion, TransferResult,
 };
 pub use process::PROCESS;
 pub use table::{Kind, Label, MetricRow, TABLE, Values};
@@ -333,6 +334,22 @@ pub fn draining(draining: bool) {
     table::DRAINING.gauge([]).set(f64::from(u8::from(draining)));
 }
 
+/// A client was refused for what its TLS can do.
+pub fn tls_refused(reason: TlsRefusal, version: OfferedVersion, suite: OfferedSuite) {
+    table::TLS_REFUSED.counter([reason.into(), version.into(), suite.into()]).increment(1);
+}
+
+/// What had changed in the files was taken over, or not.
+pub fn reload(object: ReloadObject, result: ReloadResult) {
+    table::RELOADS.counter([object.into(), result.into()]).increment(1);
+}
+
+/// What is in use of this was read now.
+pub fn loaded(object: ReloadObject) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    table::RELOAD_LAST_SUCCESS.gauge([object.into()]).set(now.as_secs_f64());
+}
+
 /// Names that a listing left out, and names that it told in no charset.
 pub fn listed(hostile: u64, unmapped: u64) {
     table::HOSTILE_NAMES.counter([]).increment(hostile);
@@ -368,6 +385,9 @@ mod tests {
         backend_connect("store", BackendConnectResult::Ok);
         backend_connect_phase("store", ConnectPhase::KeyExchange, Duration::from_millis(30));
         draining(false);
+        tls_refused(TlsRefusal::Version, OfferedVersion::Tls10, OfferedSuite::Rsa);
+        reload(ReloadObject::Tls, ReloadResult::Success);
+        loaded(ReloadObject::Tls);
         listed(1, 1);
         log_record_dropped();
     }

@@ -4,6 +4,7 @@
 //! connection that *resumes* has therefore proved that it belongs to this control session, under TLS 1.2 as under 1.3.
 
 pub mod certificate;
+pub mod hello;
 mod session_tickets;
 
 use std::fmt;

@@ -75,12 +75,20 @@ pub(super) struct Report {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
     pub(super) materials: Vec<Material>,
+    /// Files that `${file:…}` named.
+    pub(super) references: Vec<PathBuf>,
 }
 
 impl Report {
     /// Relative paths begin at `base`.
     pub(super) fn new(base: &Path) -> Self {
-        Self { base: base.to_owned(), problems: Vec::new(), warnings: Vec::new(), materials: Vec::new() }
+        Self {
+            base: base.to_owned(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            materials: Vec::new(),
+            references: Vec::new(),
+        }
     }
 
     pub(super) fn base(&self) -> &Path {

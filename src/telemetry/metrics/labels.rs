@@ -4,7 +4,7 @@
 macro_rules! label {
     ($(#[$about:meta])* $name:ident { $($(#[$about_value:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$about])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name {
             $($(#[$about_value])* $variant,)+
         }
@@ -46,6 +46,37 @@ label! {
 }
 
 label! {
+    /// What a reload takes over, each by itself.
+    ReloadObject {
+        /// The rest of the configuration file.
+        Configuration = "config",
+        /// Certificates and what else stands under `tls`.
+        Tls = "tls",
+        /// Backends.
+        Backends = "backends",
+        /// Host keys of backends.
+        KnownHosts = "known_hosts",
+        /// Users and their policy.
+        Users = "users",
+    }
+}
+
+impl ReloadObject {
+    /// Every object.
+    pub const ALL: [Self; 5] = [Self::Configuration, Self::Tls, Self::Backends, Self::KnownHosts, Self::Users];
+}
+
+label! {
+    /// How a reload ended.
+    ReloadResult {
+        /// What changed is in use.
+        Success = "success",
+        /// The last good one stays in use.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// What a session is doing.
     SessionState {
         /// The TLS handshake of an implicit listener.
@@ -77,6 +108,58 @@ label! {
         /// TLS 1.3 (RFC 8446).
         Tls13 = "1.3",
         /// It failed before there was one.
+        None = "none",
+    }
+}
+
+label! {
+    /// Why the TLS of a client cannot be served.
+    TlsRefusal {
+        /// Its versions are too old.
+        Version = "version",
+        /// No cipher suite, group or signature in common.
+        Suite = "suite",
+        /// It wants another protocol over TLS.
+        Protocol = "protocol",
+        /// It does not speak TLS.
+        NotTls = "not_tls",
+    }
+}
+
+label! {
+    /// The highest version of TLS that a client offers.
+    OfferedVersion {
+        /// SSL 2.0.
+        Ssl2 = "ssl2",
+        /// SSL 3.0.
+        Ssl3 = "ssl3",
+        /// TLS 1.0.
+        Tls10 = "1.0",
+        /// TLS 1.1.
+        Tls11 = "1.1",
+        /// TLS 1.2.
+        Tls12 = "1.2",
+        /// TLS 1.3.
+        Tls13 = "1.3",
+        /// There is none.
+        None = "none",
+    }
+}
+
+label! {
+    /// The best kind of cipher suite that a client offers.
+    OfferedSuite {
+        /// Ephemeral keys on a curve and an authenticated cipher.
+        EcdheAead = "ecdhe_aead",
+        /// Ephemeral keys on a curve and CBC or RC4.
+        EcdheCbc = "ecdhe_cbc",
+        /// Ephemeral keys in a finite field.
+        Dhe = "dhe",
+        /// The key encrypted to the certificate.
+        Rsa = "rsa",
+        /// Another.
+        Other = "other",
+        /// There is none.
         None = "none",
     }
 }

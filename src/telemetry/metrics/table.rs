@@ -4,7 +4,8 @@
 
 use super::labels::{
     BackendConnectResult, Channel, CommandGroup, ConnectPhase, ConnectionResult, DataConnectionResult, DataMode,
-    Direction, HandshakeResult, LoginMethod, LoginResult, ReplyClass, SessionState, Side, TlsVersion, TransferResult,
+    Direction, HandshakeResult, LoginMethod, LoginResult, OfferedSuite, OfferedVersion, ReloadObject, ReloadResult,
+    ReplyClass, SessionState, Side, TlsRefusal, TlsVersion, TransferResult,
 };
 
 /// One metric.
@@ -155,6 +156,16 @@ table! {
         "TLS handshakes with clients, by connection, version and how they ended.",
         &[CHANNEL, closed("version", TlsVersion::VALUES), closed("result", HandshakeResult::VALUES)],
     );
+    TLS_REFUSED = counter(
+        "ftps2sftp_tls_refused_total",
+        "Clients whose TLS cannot be served, by why, and by the best version and cipher suite that they offer.",
+        &[
+            closed("reason", TlsRefusal::VALUES),
+            closed("version", OfferedVersion::VALUES),
+            closed("suite", OfferedSuite::VALUES),
+        ],
+    )
+    .once_known();
     TLS_HANDSHAKE_DURATION = histogram(
         "ftps2sftp_tls_handshake_duration_seconds",
         "How long TLS handshakes with clients took.",
@@ -235,6 +246,16 @@ table! {
         CONNECT_SECONDS,
     );
     DRAINING = gauge("ftps2sftp_draining", "1 from the signal to stop on, else 0.", &[]);
+    RELOADS = counter(
+        "ftps2sftp_reloads_total",
+        "Times that something in the files had changed and was read again, by what it was and how that ended.",
+        &[closed("object", ReloadObject::VALUES), closed("result", ReloadResult::VALUES)],
+    );
+    RELOAD_LAST_SUCCESS = gauge(
+        "ftps2sftp_reload_last_success_timestamp_seconds",
+        "When what is in use was read.",
+        &[closed("object", ReloadObject::VALUES)],
+    );
     HOSTILE_NAMES = counter(
         "ftps2sftp_hostile_names_total",
         "Names that a backend listed and that were left out of a listing because they could forge one.",

@@ -20,8 +20,8 @@ use super::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, SERVER_NAME};
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Anything bytes go over.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for T {}
 
 /// A reply: its code, and its lines without line ends.
 #[derive(Debug, Clone, PartialEq, Eq)]

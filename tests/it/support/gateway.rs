@@ -179,6 +179,16 @@ impl Gateway {
         Self { directory, process, log, explicit, implicit, admin }
     }
 
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its configuration.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.directory().join("gateway.yaml")
+    }
+
     /// PEM file of the certificate, which is its own authority.
     pub(crate) fn certificate(&self) -> PathBuf {
         self.directory.path().join("tls.crt")
@@ -196,9 +206,19 @@ impl Gateway {
 
     /// A field of /proc/PID/status in KiB, such as `VmHWM` or `VmRSS`.
     pub(crate) fn memory(&self, field: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        self.status(field).parse().unwrap()
+    }
+
+    /// A field of /proc/PID/status, without its unit.
+    pub(crate) fn status(&self, field: &str) -> String {
+        let status = self.process_file("status");
+        let mut lines = status.lines().filter_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        lines.next().unwrap().split_whitespace().next().unwrap().to_owned()
+    }
+
+    /// A file of /proc/PID.
+    pub(crate) fn process_file(&self, name: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{name}", self.process.id())).unwrap()
     }
 
     /// Begins to count its peak, `VmHWM`, anew (proc(5): 5 to `clear_refs`).
@@ -298,7 +318,8 @@ impl Log {
     }
 }
 
-fn write_certificate(directory: &Path) {
+/// A new certificate and its key, as `tls.crt` and `tls.key`.
+pub(crate) fn write_certificate(directory: &Path) {
     let names = vec![SERVER_NAME.to_owned(), "127.0.0.1".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).unwrap();
     fs::write(directory.join("tls.crt"), made.cert.pem()).unwrap();

@@ -1,0 +1,196 @@
+//! What the gateway's process gives up for good before it serves anyone: core dumps, new privileges, other programs,
+//! and files that are not its own (S-17, S-39).
+//!
+//! Whoever finds a way to run code of theirs in here finds no shell, no file to change, and none to read but those that
+//! the configuration names and the system's own. Each part is taken where the kernel has it; what it has not is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use landlock::{ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::thread::set_no_new_privs;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+
+use crate::config::{Loaded, Material};
+
+/// The newest of Landlock that was tried; an older kernel gives what it has of it.
+const LANDLOCK: ABI = ABI::V5;
+
+/// What is read besides the files of the configuration: how names are resolved (resolv.conf, nsswitch.conf and the
+/// libraries that it names), time zones, this process, and how many processors there are.
+const SYSTEM: [&str; 11] = [
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/share/zoneinfo",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/proc",
+    "/sys/fs/cgroup",
+    "/sys/devices/system/cpu",
+];
+
+/// Calls that no gateway makes: other programs, other processes' memory, mounts, the kernel itself.
+const FORBIDDEN: &[i64] = &[
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_kcmp,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_personality,
+    libc::SYS_acct,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_reboot,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_adjtimex,
+    libc::SYS_clock_adjtime,
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setreuid,
+    libc::SYS_setregid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_setgroups,
+    libc::SYS_capset,
+];
+
+/// The ways to another process that only some processors have.
+#[cfg(target_arch = "x86_64")]
+const FORKS: &[i64] = &[libc::SYS_fork, libc::SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const FORKS: &[i64] = &[];
+
+/// What this kernel did not give.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Missing(Vec<String>);
+
+impl Missing {
+    /// Is everything there?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0.join("; "))
+    }
+}
+
+/// No picture of this memory, which holds passwords, is left by a crash or taken by another process of the same user.
+///
+/// # Errors
+/// What the kernel said.
+pub fn keep_memory_private() -> std::io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Where the files are that a configuration names, itself included.
+pub fn directories(file: &Path, loaded: &Loaded) -> BTreeSet<PathBuf> {
+    let of_material = |material: &Material| match material {
+        Material::Certificate { certificate, key, .. } => vec![certificate.clone(), key.clone()],
+        Material::KnownHosts { path, .. } | Material::LoginKey { path, .. } => vec![path.clone()],
+    };
+    let files = loaded.materials.iter().flat_map(of_material).chain(loaded.references.iter().cloned());
+    let mut directories = BTreeSet::new();
+    for file in files.chain([file.to_owned()]) {
+        // A link among them leads to a file that may be elsewhere.
+        for path in [file.canonicalize().ok(), Some(file)].into_iter().flatten() {
+            directories.insert(match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+                _ => PathBuf::from("."),
+            });
+        }
+    }
+    directories
+}
+
+/// From here on this thread, and those that it starts, read only below these directories and the system's, write
+/// nowhere, and start no program. Must come before the runtime's threads.
+pub fn enter(directories: &BTreeSet<PathBuf>) -> Missing {
+    let mut missing = Missing::default();
+    if let Err(error) = set_no_new_privs(true) {
+        missing.0.push(format!("no_new_privs: {error}"));
+    }
+    match restrict_files(directories) {
+        Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced) => {}
+        Ok(RulesetStatus::NotEnforced) => missing.0.push("Landlock: this kernel has none".to_owned()),
+        Err(error) => missing.0.push(format!("Landlock: {error}")),
+    }
+    if let Err(error) = restrict_calls() {
+        missing.0.push(format!("seccomp: {error}"));
+    }
+    missing
+}
+
+fn restrict_files(directories: &BTreeSet<PathBuf>) -> Result<RulesetStatus, landlock::RulesetError> {
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(LANDLOCK))?.create()?;
+    for directory in SYSTEM.into_iter().map(Path::new).chain(directories.iter().map(PathBuf::as_path)) {
+        // What is not there needs no rule.
+        if let Ok(directory) = PathFd::new(directory) {
+            ruleset = ruleset.add_rule(PathBeneath::new(directory, reading))?;
+        }
+    }
+    Ok(ruleset.restrict_self()?.ruleset)
+}
+
+fn restrict_calls() -> Result<(), seccompiler::Error> {
+    let always = |call: &i64| (*call, Vec::new());
+    let mut refused: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN.iter().chain(FORKS).map(always).collect();
+    // A thread of this process is a clone; anything else would be another process.
+    let thread = libc::CLONE_THREAD as u64;
+    let is_no_thread =
+        SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0).map_err(backend)?;
+    refused.insert(libc::SYS_clone, vec![SeccompRule::new(vec![is_no_thread]).map_err(backend)?]);
+    install(refused, libc::EPERM)?;
+    // The flags of clone3 are in memory, where a filter cannot look: libraries that are told it does not exist use
+    // clone.
+    install(BTreeMap::from([always(&libc::SYS_clone3)]), libc::ENOSYS)
+}
+
+fn install(calls: BTreeMap<i64, Vec<SeccompRule>>, error: i32) -> Result<(), seccompiler::Error> {
+    let refused = SeccompAction::Errno(error.unsigned_abs());
+    let architecture = std::env::consts::ARCH.try_into().map_err(backend)?;
+    let filter = SeccompFilter::new(calls, SeccompAction::Allow, refused, architecture).map_err(backend)?;
+    let program: BpfProgram = filter.try_into().map_err(backend)?;
+    seccompiler::apply_filter(&program)
+}
+
+fn backend(error: seccompiler::BackendError) -> seccompiler::Error {
+    seccompiler::Error::Backend(error)
+}

@@ -1,0 +1,209 @@
+//! Files that change under a running gateway: certificates (TLS-60, TLS-61), users, host keys, and mistakes in them.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::version::TLS13;
+
+use crate::support::client::{Client, connector, server_name};
+use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup, write_certificate};
+use crate::support::sshd::Sshd;
+
+/// How long anything may take that is only waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const TAKEN_OVER: &str = "ftps2sftp_reloads_total{object=\"tls\",result=\"success\"}";
+
+/// Does somebody who trusts only this certificate get through a handshake?
+async fn is_served(gateway: &Gateway, trusting: &TlsConnector) -> bool {
+    let stream = TcpStream::connect(gateway.implicit).await.unwrap();
+    trusting.connect(server_name(), stream).await.is_ok()
+}
+
+/// Changes the configuration file, in one step.
+fn change(gateway: &Gateway, from: &str, to: &str) {
+    let text = fs::read_to_string(gateway.file()).unwrap();
+    assert!(text.contains(from), "{from} is not in\n{text}");
+    let next = gateway.file().with_extension("next");
+    fs::write(&next, text.replacen(from, to, 1)).unwrap();
+    fs::rename(next, gateway.file()).unwrap();
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_for_new_sessions_and_those_under_way_keep_theirs() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let mut old = Client::logged_in(&gateway).await;
+    for round in 1..=2 {
+        let before = connector(&gateway, &TLS13);
+        write_certificate(gateway.directory());
+        gateway.wait_for_metric(TAKEN_OVER, f64::from(round)).await;
+        assert!(!is_served(&gateway, &before).await, "the certificate of before is still shown");
+        let mut new = Client::logged_in(&gateway).await;
+        assert_eq!(new.store("STOR new", b"of a new session").await.code, 226);
+        // RFC 4217 §15.1.1: the data connections of a session show the certificate of its control connection.
+        assert_eq!(old.store("STOR old", b"of an old session").await.code, 226);
+        assert_eq!(old.retrieve("new").await, b"of a new session");
+    }
+}
+
+#[tokio::test]
+async fn a_pair_that_does_not_fit_is_told_once_and_the_last_good_one_stays() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let good = connector(&gateway, &TLS13);
+    let other = tempfile::tempdir().unwrap();
+    write_certificate(other.path());
+    let key = gateway.directory().join("tls.key");
+    let fitting = fs::read(&key).unwrap();
+    fs::copy(other.path().join("tls.key"), &key).unwrap();
+    gateway.wait_for_metric("ftps2sftp_reloads_total{object=\"tls\",result=\"failed\"}", 1.0).await;
+    assert!(is_served(&gateway, &good).await);
+    let line = gateway.wait_for_log(|line| line.contains("the last good configuration stays in use"));
+    assert!(line.contains("tls.certificates[0]"), "{line}");
+    // The same mistake, looked at again, is no news.
+    fs::copy(other.path().join("tls.key"), &key).unwrap();
+    fs::write(&key, fitting).unwrap();
+    gateway.wait_for_log(|line| line.contains("\"reloaded\""));
+    let told = gateway.log().matches("the last good configuration stays in use").count();
+    assert_eq!(told, 1, "{}", gateway.log());
+    assert!(is_served(&gateway, &good).await);
+}
+
+#[tokio::test]
+async fn users_come_and_go_and_a_broken_file_changes_nothing() {
+    let sshd = Sshd::start().await;
+    let setup = Setup::backend(&sshd).with_user("first", &format!("    root: \"{}\"\n", sshd.files().display()));
+    let gateway = Gateway::start(&setup);
+    let mut under_way = Client::explicit(&gateway).await;
+    under_way.log_in("first", MAPPED_PASSWORD).await;
+
+    change(&gateway, "\n  first:", "\n  second:");
+    gateway.wait_for_metric("ftps2sftp_reloads_total{object=\"users\",result=\"success\"}", 1.0).await;
+    let mut client = Client::explicit(&gateway).await;
+    client.log_in("second", MAPPED_PASSWORD).await;
+    let mut client = Client::explicit(&gateway).await;
+    client.ask_all(&[("USER first", 331), (&format!("PASS {MAPPED_PASSWORD}"), 530)]).await;
+    under_way.ask("PWD", 257).await;
+    assert_eq!(under_way.store("STOR file", b"goes on").await.code, 226);
+
+    // F-21: nothing of a file with a mistake is taken over, what is right in it neither.
+    change(&gateway, "\n  second:", "\n  third:");
+    change(&gateway, "listeners:", "listenesr:");
+    gateway.signal("HUP");
+    let line = gateway.wait_for_log(|line| line.contains("the last good configuration stays in use"));
+    assert!(line.contains("did you mean `listeners`?"), "{line}");
+    let mut client = Client::explicit(&gateway).await;
+    client.log_in("second", MAPPED_PASSWORD).await;
+
+    // What needs a new start is said so.
+    change(&gateway, "listenesr:", "timeouts: {idle: 7m}\nlisteners:");
+    let line = gateway.wait_for_log(|line| line.contains("takes effect at the next start"));
+    assert!(line.contains("\"keys\":\"timeouts\""), "{line}");
+    let mut client = Client::explicit(&gateway).await;
+    client.log_in("third", MAPPED_PASSWORD).await;
+}
+
+#[tokio::test]
+async fn sighup_is_answered_where_nothing_has_changed() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    gateway.signal("HUP");
+    let line = gateway.wait_for_log(|line| line.contains("\"reloaded\""));
+    assert!(line.contains("\"changed\":\"nothing\""), "{line}");
+    Client::logged_in(&gateway).await.ask("PWD", 257).await;
+}
+
+#[tokio::test]
+async fn new_host_keys_hold_for_sessions_that_connect_again() {
+    let (sshd, stranger) = tokio::join!(Sshd::start(), Sshd::start());
+    let folder = tempfile::tempdir().unwrap();
+    let known_hosts = folder.path().join("known_hosts");
+    let write = |path: &Path, line: String| fs::write(path, line).unwrap();
+    write(&known_hosts, sshd.known_hosts_line());
+    let setup = Setup {
+        backends: format!("  files: {{address: \"{}\", known_hosts: \"{}\"}}\n", sshd.address(), known_hosts.display()),
+        ..Setup::default()
+    };
+    let gateway = Gateway::start(&setup.with_users(&sshd.files()));
+    let mut client = Client::logged_in(&gateway).await;
+    client.ask("MKD before", 257).await;
+    // The key of another server under this one's name.
+    let (name, _) =
+        sshd.known_hosts_line().split_once(' ').map(|(name, key)| (name.to_owned(), key.to_owned())).unwrap();
+    let (_, key) =
+        stranger.known_hosts_line().split_once(' ').map(|(name, key)| (name.to_owned(), key.to_owned())).unwrap();
+    write(&known_hosts, format!("{name} {key}"));
+    let taken_over = "ftps2sftp_reloads_total{object=\"known_hosts\",result=\"success\"}";
+    gateway.wait_for_metric(taken_over, 1.0).await;
+    sshd.kill_sessions();
+    let refused = client.command("MKD meanwhile").await;
+    assert!((400..500).contains(&refused.code), "{}", refused.text());
+    let mut stranded = Client::explicit(&gateway).await;
+    stranded.ask_all(&[(&format!("USER {MAPPED_USER}"), 331), (&format!("PASS {MAPPED_PASSWORD}"), 421)]).await;
+    write(&known_hosts, sshd.known_hosts_line());
+    gateway.wait_for_metric(taken_over, 2.0).await;
+    client.ask("MKD after", 257).await;
+    assert!(sshd.files().join("after").is_dir() && !sshd.files().join("meanwhile").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_rotations_under_two_hundred_sessions_with_transfers_cost_none_of_them() {
+    const SESSIONS: usize = 200;
+    let sshd = Sshd::start().await;
+    let root = sshd.files();
+    let setup = Setup::backend_with(&sshd, "connections: shared")
+        .with_user("many", &format!("    root: \"{}\"\n    limits: {{sessions: {SESSIONS}}}\n", root.display()));
+    let setup = Setup { level: Some("info".to_owned()), ..setup };
+    let gateway = Arc::new(Gateway::start(&setup));
+    let (ready, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let mut sessions = JoinSet::new();
+    for number in 0..SESSIONS {
+        let (gateway, ready, stop) = (Arc::clone(&gateway), Arc::clone(&ready), Arc::clone(&stop));
+        sessions.spawn(async move {
+            let mut client = Client::explicit(&gateway).await;
+            client.log_in("many", MAPPED_PASSWORD).await;
+            let name = format!("file {number}");
+            let mut transfers = 0;
+            loop {
+                // One more after the last rotation.
+                let is_last = stop.load(Ordering::SeqCst);
+                let content = format!("{name}, transfer {transfers}");
+                let stored = client.store(format!("STOR {name}"), content.as_bytes()).await;
+                assert_eq!(stored.code, 226, "{}", stored.text());
+                assert_eq!(client.retrieve(&name).await, content.as_bytes());
+                transfers += 1;
+                if transfers == 1 {
+                    ready.fetch_add(1, Ordering::SeqCst);
+                }
+                if is_last {
+                    client.ask("QUIT", 221).await;
+                    return transfers;
+                }
+            }
+        });
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while ready.load(Ordering::SeqCst) < SESSIONS {
+        assert!(Instant::now() < deadline, "{} sessions are there", ready.load(Ordering::SeqCst));
+        assert!(sessions.try_join_next().is_none(), "a session ended before the first rotation");
+        sleep(Duration::from_millis(20)).await;
+    }
+    for round in 1..=2 {
+        let before = connector(&gateway, &TLS13);
+        write_certificate(gateway.directory());
+        gateway.wait_for_metric(TAKEN_OVER, f64::from(round)).await;
+        assert!(!is_served(&gateway, &before).await);
+    }
+    stop.store(true, Ordering::SeqCst);
+    let transfers = sessions.join_all().await;
+    assert_eq!(transfers.len(), SESSIONS);
+    assert!(transfers.iter().all(|count| *count >= 2), "{transfers:?}");
+}
