@@ -2,6 +2,7 @@
 //! knows every part.
 
 pub mod check;
+mod probe;
 
 use std::collections::HashMap;
 use std::io;
@@ -17,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Readiness};
 use crate::config::error::Problem;
-use crate::config::{self, Config, Loaded, Login, Material};
+use crate::config::{self, Config, Loaded, Login, MappedLogin, Material};
 use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
 use crate::server;
@@ -25,7 +26,7 @@ use crate::session::digests::Digests;
 use crate::session::line::Pool;
 use crate::session::services::{Services, mapped_credentials};
 use crate::shutdown::Shutdown;
-use crate::ssh::{HostKeyPolicy, KnownHosts, PrivateKey, Target};
+use crate::ssh::{self, KnownHosts, LoginKey, LoginKeyError, Target};
 use crate::telemetry::logging::{self, LogGuard, LoggingError};
 use crate::telemetry::metrics::{self, Exposition, InstallError};
 use crate::tls::{ServerTls, TlsError, certificate};
@@ -60,12 +61,9 @@ pub fn check_materials(loaded: Loaded) -> Result<Config, Vec<Problem>> {
                     );
                 }
             }
-            Material::LoginKey { at, path, passphrase } => {
-                if let Err(error) = PrivateKey::load(path, passphrase.as_ref()) {
-                    problems.push(
-                        Problem::new(at.as_str(), error.to_string())
-                            .hint("an OpenSSH or PEM private key; one with a passphrase needs `login.passphrase`"),
-                    );
+            Material::LoginKey { at, key } => {
+                if let Err(error) = LoginKey::load(key) {
+                    problems.push(login_key_problem(at, &error));
                 }
             }
         }
@@ -244,55 +242,44 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
-/// Backends with their host keys, by name.
+/// Backends by name.
 ///
 /// # Errors
-/// When a known_hosts file cannot be read any more.
+/// When a file of theirs cannot be read any more.
 fn targets(config: &Config) -> Result<HashMap<String, Arc<Target>>, StartError> {
-    config
-        .backends
-        .values()
-        .map(|backend| {
-            let at = format!("backends.{}.known_hosts", backend.name);
-            let policy = HostKeyPolicy::for_backend(backend)
-                .map_err(|error| StartError::Material(Problem::new(at, error.to_string())))?;
-            let target = Target::with_transfer_window(Arc::clone(backend), policy, config.limits.transfer_window);
-            Ok((backend.name.clone(), Arc::new(target)))
-        })
-        .collect()
+    ssh::targets(config).map_err(|error| StartError::Material(Problem::new(error.at.as_str(), error.what)))
 }
 
-/// Private keys by user entry.
+/// Keys to log in with, by user entry.
 ///
 /// # Errors
 /// When a key file cannot be read any more.
-fn private_keys(config: &Config) -> Result<HashMap<String, Arc<PrivateKey>>, StartError> {
-    let users = config.users.values().chain(&config.any_user);
-    users
-        .filter_map(|user| match &user.login {
-            Login::PrivateKey { path, passphrase, .. } => Some((user, path, passphrase)),
-            Login::Passthrough | Login::Password { .. } => None,
-        })
-        .map(|(user, path, passphrase)| {
-            let at = format!("users.{}.login.private_key", user.name);
-            let key = PrivateKey::load(path, passphrase.as_ref())
-                .map_err(|error| StartError::Material(Problem::new(at, error.to_string())))?;
-            Ok((user.name.clone(), Arc::new(key)))
-        })
-        .collect()
+fn login_keys(config: &Config) -> Result<HashMap<String, LoginKey>, StartError> {
+    let mut login_keys = HashMap::new();
+    for user in config.users.values().chain(&config.any_user) {
+        let Login::Mapped(MappedLogin { key: Some(key), .. }) = &user.login else { continue };
+        let key = LoginKey::load(key)
+            .map_err(|error| StartError::Material(login_key_problem(&format!("users.{}.login", user.name), &error)))?;
+        login_keys.insert(user.name.clone(), key);
+    }
+    Ok(login_keys)
+}
+
+fn login_key_problem(login: &str, error: &LoginKeyError) -> Problem {
+    Problem::new(format!("{login}.{}", error.key()), error.to_string()).hint(error.hint())
 }
 
 /// Connections to share, by user entry: of mapped identities, where the backend says so.
 fn pools(
     config: &Config,
     targets: &HashMap<String, Arc<Target>>,
-    private_keys: &HashMap<String, Arc<PrivateKey>>,
+    login_keys: &HashMap<String, LoginKey>,
 ) -> HashMap<String, Arc<Pool>> {
     let users = config.users.values().filter(|user| user.backend.shared);
     users
         .filter_map(|user| {
             let target = targets.get(&user.backend.name)?;
-            let credentials = mapped_credentials(user, private_keys)?;
+            let credentials = mapped_credentials(user, login_keys)?;
             Some((user.name.clone(), Pool::new(Arc::clone(target), credentials)))
         })
         .collect()
@@ -307,12 +294,12 @@ fn services(config: &Config) -> Result<Services, StartError> {
                 .map_err(|error| StartError::Material(Problem::new(at, error.to_string()).hint(error.hint())))?,
         );
     }
-    let (targets, private_keys) = (targets(config)?, private_keys(config)?);
+    let (targets, login_keys) = (targets(config)?, login_keys(config)?);
     Ok(Services {
         accounts: Accounts::new(config),
-        pools: pools(config, &targets, &private_keys),
+        pools: pools(config, &targets, &login_keys),
         targets,
-        private_keys,
+        login_keys,
         tls: ServerTls::new(certificates, config.tls.min_version)?,
         require_control_tls: config.tls.require_control,
         passive: PassivePorts::new(config.passive.ports.clone(), config.passive.shared, metrics::stranger),

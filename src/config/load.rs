@@ -10,8 +10,7 @@ use super::decode::{self, Report};
 use super::error::Problem;
 use super::interpolate::{Environment, interpolate};
 use super::raw::Node;
-use super::secret::Secret;
-use super::{Config, files};
+use super::{Config, LoginKey, files};
 
 /// Largest configuration file: fifty thousand users are some 16 MiB.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
@@ -38,8 +37,8 @@ pub enum Material {
     Certificate { at: String, certificate: PathBuf, key: PathBuf },
     /// Host keys of a backend: `backends.warehouse.known_hosts`.
     KnownHosts { at: String, path: PathBuf },
-    /// A key for logging in on a backend: `users.acme.login.private_key`.
-    LoginKey { at: String, path: PathBuf, passphrase: Option<Secret> },
+    /// A key for logging in on a backend, and its certificate: `users.acme.login`.
+    LoginKey { at: String, key: LoginKey },
 }
 
 /// Reads the configuration file at `path`.
