@@ -4,11 +4,12 @@ use std::error::Error;
 use std::sync::Arc;
 
 use crate::config::error::Problem;
-use crate::config::{Config, Login, User};
+use crate::config::{Config, User};
+use crate::session::services::mapped_credentials;
 use crate::sftp;
-use crate::ssh::{ConnectError, Connection, Credentials, HostKeyError, Method, Target};
+use crate::ssh::{ConnectError, Connection, Credentials, HostKeyError, Target};
 
-use super::{StartError, private_keys, targets};
+use super::{StartError, login_keys, probe, targets};
 
 /// How a finding is to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +35,9 @@ pub struct Finding {
     pub hint: Option<&'static str>,
 }
 
-/// Looks at everything a checked configuration names. Dials every backend, and logs in where there are credentials.
-pub async fn examine(config: &Config, warnings: &[Problem]) -> Vec<Finding> {
+/// Looks at everything a checked configuration names. Dials every backend, and logs in where there are credentials; with
+/// `probe` it also writes there, see [`super::probe`].
+pub async fn examine(config: &Config, warnings: &[Problem], probe: bool) -> Vec<Finding> {
     let mut findings = Findings::default();
     for warning in warnings {
         findings.add(&warning.at, State::Note, warning.what.clone());
@@ -43,25 +45,26 @@ pub async fn examine(config: &Config, warnings: &[Problem]) -> Vec<Finding> {
     for pair in &config.tls.certificates {
         findings.add("certificate", State::Ok, format!("{} and its key match", pair.certificate.display()));
     }
-    if let Err(error) = backends(config, &mut findings).await {
+    if let Err(error) = backends(config, &mut findings, probe).await {
         findings.add("backends", State::Failed, error.to_string());
     }
     findings.0
 }
 
-async fn backends(config: &Config, findings: &mut Findings) -> Result<(), StartError> {
+async fn backends(config: &Config, findings: &mut Findings, probe: bool) -> Result<(), StartError> {
     let targets = targets(config)?;
-    let keys = private_keys(config)?;
+    let keys = login_keys(config)?;
     for (name, target) in &targets {
         let label = format!("backend {name}");
         match Connection::greet(&target.get()).await {
             Ok(connection) => {
                 let server = connection.server();
                 let about = format!(
-                    "{}:{}, {}, host key {}",
+                    "{}:{}, {}, {}, host key {}",
                     server.host,
                     server.port,
                     connection.server_version(),
+                    connection.agreed(),
                     connection.host_key_fingerprint()
                 );
                 findings.add(&label, State::Ok, about);
@@ -77,26 +80,24 @@ async fn backends(config: &Config, findings: &mut Findings) -> Result<(), StartE
         users.sort_by(|one, other| one.name.cmp(&other.name));
         for user in users {
             let label = format!("user {}", user.name);
-            let credentials = match &user.login {
-                Login::Passthrough => {
-                    findings.add(&label, State::Note, "passthrough: no credentials to try here".to_owned());
-                    continue;
-                }
-                Login::Password { user, password } => {
-                    Credentials { user: user.clone(), method: Method::Password(password.clone()) }
-                }
-                Login::PrivateKey { user: login, .. } => {
-                    let Some(key) = keys.get(&user.name) else { continue };
-                    Credentials { user: login.clone(), method: Method::PrivateKey(Arc::clone(key)) }
-                }
+            let Some(credentials) = mapped_credentials(user, &keys) else {
+                findings.add(&label, State::Note, "passthrough: no credentials to try here".to_owned());
+                continue;
             };
-            log_in(&target.get(), user, &credentials, &label, findings).await;
+            log_in(&target.get(), user, &credentials, &label, findings, probe).await;
         }
     }
     Ok(())
 }
 
-async fn log_in(target: &Target, user: &User, credentials: &Credentials, label: &str, findings: &mut Findings) {
+async fn log_in(
+    target: &Target,
+    user: &User,
+    credentials: &Credentials,
+    label: &str,
+    findings: &mut Findings,
+    probe: bool,
+) {
     let connection = match Connection::open(target, credentials).await {
         Ok(connection) => connection,
         Err(error) => return findings.failure(label, &error),
@@ -106,7 +107,11 @@ async fn log_in(target: &Target, user: &User, credentials: &Credentials, label: 
             findings.add(label, State::Ok, format!("logged in as {}; {}", credentials.user, describe(&sftp).await));
             let root = sftp::BackendPath::from_bytes(user.root.clone());
             match sftp.stat(&root).await.map(|attributes| attributes.kind()) {
-                Ok(Some(sftp::FileKind::Directory) | None) => {}
+                Ok(Some(sftp::FileKind::Directory) | None) => {
+                    if probe {
+                        quirks(&sftp, user, &root, label, findings).await;
+                    }
+                }
                 Ok(Some(_)) => findings.failed(label, "root is not a directory", "set `root` to a directory"),
                 Err(error) => {
                     let hint = "create it, or set `root` to a directory this login can enter";
@@ -117,6 +122,26 @@ async fn log_in(target: &Target, user: &User, credentials: &Credentials, label: 
         Err(error) => findings.failure(label, &error),
     }
     connection.close().await;
+}
+
+/// What the server cannot do for this user, beside what the configuration says it cannot.
+async fn quirks(sftp: &sftp::Session, user: &User, root: &sftp::BackendPath, label: &str, findings: &mut Findings) {
+    if !(user.permissions.write && user.permissions.delete) {
+        return findings.add(label, State::Note, "not probed: this user may not write and delete".to_owned());
+    }
+    let backend = &user.backend;
+    match probe::quirks(sftp, root).await {
+        Ok(found) if found.is_empty() => findings.add(label, State::Ok, "probed: no quirks needed".to_owned()),
+        Ok(found) => {
+            let yaml = format!("backends: {{{}: {{quirks: [{}]}}}}", backend.name, found.join(", "));
+            if found == probe::names(backend.quirks) {
+                findings.add(label, State::Ok, format!("probed: {yaml}, as configured"));
+            } else {
+                findings.failed(label, &format!("probed: {yaml}"), "set these `quirks` for the backend");
+            }
+        }
+        Err(error) => findings.add(label, State::Note, format!("not probed: {error}")),
+    }
 }
 
 /// Extensions and limits of a server.
@@ -153,8 +178,14 @@ fn hint(error: &ConnectError) -> &'static str {
         ConnectError::HostKey(_) => {
             "somebody may be in between; ask the server's operator before anything is changed here"
         }
-        ConnectError::KeyExchange(_) => "the server may be too old for the algorithms offered here",
+        ConnectError::KeyExchange(_) | ConnectError::NotStrict { .. } => {
+            "the server may be too old for the algorithms offered here: have it updated; until then, `algorithms: legacy` \
+             speaks what is no longer safe, or a list of each kind only what this server needs"
+        }
+        ConnectError::Paused { .. } => "wait, or find out why it does not answer",
+        ConnectError::Jump { source, .. } => hint(source),
         ConnectError::Rejected { .. } => "check the name and the password or key under `login`",
+        ConnectError::Credentials(error) => error.hint(),
         ConnectError::NoChannel(_) => {
             "raise MaxSessions on the server, or what it calls the sessions of one connection"
         }

@@ -121,15 +121,11 @@ pub fn keep_memory_private() -> std::io::Result<()> {
 
 /// Where the files are that a configuration names, itself included.
 pub fn directories(file: &Path, loaded: &Loaded) -> BTreeSet<PathBuf> {
-    let of_material = |material: &Material| match material {
-        Material::Certificate { certificate, key, .. } => vec![certificate.clone(), key.clone()],
-        Material::KnownHosts { path, .. } | Material::LoginKey { path, .. } => vec![path.clone()],
-    };
-    let files = loaded.materials.iter().flat_map(of_material).chain(loaded.references.iter().cloned());
+    let files = loaded.materials.iter().flat_map(Material::files).chain(loaded.references.iter().map(PathBuf::as_path));
     let mut directories = BTreeSet::new();
-    for file in files.chain([file.to_owned()]) {
+    for file in files.chain([file]) {
         // A link among them leads to a file that may be elsewhere.
-        for path in [file.canonicalize().ok(), Some(file)].into_iter().flatten() {
+        for path in [file.canonicalize().ok(), Some(file.to_owned())].into_iter().flatten() {
             directories.insert(match path.parent() {
                 Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
                 _ => PathBuf::from("."),

@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod confinement;
+mod probe;
 mod reload;
 mod watch;
 
@@ -21,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Readiness};
 use crate::config::error::Problem;
-use crate::config::{self, Backend, Config, Loaded, Login, Material};
+use crate::config::{self, Config, Loaded, Login, MappedLogin, Material};
 use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
 use crate::server;
@@ -30,7 +31,7 @@ use crate::session::digests::Digests;
 use crate::session::line::Pool;
 use crate::session::services::{Realm, Services, mapped_credentials};
 use crate::shutdown::Shutdown;
-use crate::ssh::{HostKeyPolicy, KnownHosts, PrivateKey, Target};
+use crate::ssh::{self, KnownHosts, LoginKey, LoginKeyError, Target};
 use crate::telemetry::logging::{self, LogGuard, LoggingError};
 use crate::telemetry::metrics::{self, Exposition, InstallError};
 use crate::tls::{ServerTls, TlsError, certificate};
@@ -70,12 +71,9 @@ pub fn check_materials(loaded: Loaded) -> Result<Config, Vec<Problem>> {
                     );
                 }
             }
-            Material::LoginKey { at, path, passphrase } => {
-                if let Err(error) = PrivateKey::load(path, passphrase.as_ref()) {
-                    problems.push(
-                        Problem::new(at.as_str(), error.to_string())
-                            .hint("an OpenSSH or PEM private key; one with a passphrase needs `login.passphrase`"),
-                    );
+            Material::LoginKey { at, key } => {
+                if let Err(error) = LoginKey::load(key) {
+                    problems.push(login_key_problem(at, &error));
                 }
             }
         }
@@ -267,57 +265,45 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
-/// Backends with their host keys, by name.
+/// Backends by name.
 ///
 /// # Errors
-/// When a known_hosts file cannot be read any more.
+/// When a file of theirs cannot be read any more.
 fn targets(config: &Config) -> Result<Targets, StartError> {
-    let named = |backend: &Arc<Backend>| Ok((backend.name.clone(), Arc::new(Current::new(target(config, backend)?))));
-    config.backends.values().map(named).collect()
+    let targets = fresh_targets(config)?;
+    Ok(targets.into_iter().map(|(name, target)| (name, Arc::new(Current::new(target)))).collect())
 }
 
-/// A backend with its host keys.
-///
-/// # Errors
-/// When its known_hosts file cannot be read any more.
-fn target(config: &Config, backend: &Arc<Backend>) -> Result<Target, StartError> {
-    let at = format!("backends.{}.known_hosts", backend.name);
-    let policy = HostKeyPolicy::for_backend(backend)
-        .map_err(|error| StartError::Material(Problem::new(at, error.to_string())))?;
-    Ok(Target::with_transfer_window(Arc::clone(backend), policy, config.limits.transfer_window))
+fn fresh_targets(config: &Config) -> Result<HashMap<String, Arc<Target>>, StartError> {
+    ssh::targets(config).map_err(|error| StartError::Material(Problem::new(error.at.as_str(), error.what)))
 }
 
-/// Private keys by user entry.
+/// Keys to log in with, by user entry.
 ///
 /// # Errors
 /// When a key file cannot be read any more.
-fn private_keys(config: &Config) -> Result<HashMap<String, Arc<PrivateKey>>, StartError> {
-    let users = config.users.values().chain(&config.any_user);
-    users
-        .filter_map(|user| match &user.login {
-            Login::PrivateKey { path, passphrase, .. } => Some((user, path, passphrase)),
-            Login::Passthrough | Login::Password { .. } => None,
-        })
-        .map(|(user, path, passphrase)| {
-            let at = format!("users.{}.login.private_key", user.name);
-            let key = PrivateKey::load(path, passphrase.as_ref())
-                .map_err(|error| StartError::Material(Problem::new(at, error.to_string())))?;
-            Ok((user.name.clone(), Arc::new(key)))
-        })
-        .collect()
+fn login_keys(config: &Config) -> Result<HashMap<String, LoginKey>, StartError> {
+    let mut login_keys = HashMap::new();
+    for user in config.users.values().chain(&config.any_user) {
+        let Login::Mapped(MappedLogin { key: Some(key), .. }) = &user.login else { continue };
+        let key = LoginKey::load(key)
+            .map_err(|error| StartError::Material(login_key_problem(&format!("users.{}.login", user.name), &error)))?;
+        login_keys.insert(user.name.clone(), key);
+    }
+    Ok(login_keys)
+}
+
+fn login_key_problem(login: &str, error: &LoginKeyError) -> Problem {
+    Problem::new(format!("{login}.{}", error.key()), error.to_string()).hint(error.hint())
 }
 
 /// Connections to share, by user entry: of mapped identities, where the backend says so.
-fn pools(
-    config: &Config,
-    targets: &Targets,
-    private_keys: &HashMap<String, Arc<PrivateKey>>,
-) -> HashMap<String, Arc<Pool>> {
+fn pools(config: &Config, targets: &Targets, login_keys: &HashMap<String, LoginKey>) -> HashMap<String, Arc<Pool>> {
     let users = config.users.values().filter(|user| user.backend.shared);
     users
         .filter_map(|user| {
             let target = targets.get(&user.backend.name)?;
-            let credentials = mapped_credentials(user, private_keys)?;
+            let credentials = mapped_credentials(user, login_keys)?;
             Some((user.name.clone(), Pool::new(Arc::clone(target), credentials)))
         })
         .collect()
@@ -329,8 +315,8 @@ fn pools(
 /// When a file cannot be read any more.
 fn realm(config: &Config, kept: Option<&Targets>) -> Result<Realm, StartError> {
     let targets = kept.map_or_else(|| targets(config), |targets| Ok(targets.clone()))?;
-    let private_keys = private_keys(config)?;
-    Ok(Realm { accounts: Accounts::new(config), pools: pools(config, &targets, &private_keys), targets, private_keys })
+    let login_keys = login_keys(config)?;
+    Ok(Realm { accounts: Accounts::new(config), pools: pools(config, &targets, &login_keys), targets, login_keys })
 }
 
 /// What the front shows under TLS.

@@ -22,7 +22,7 @@ use crate::session::services::Services;
 use crate::telemetry::metrics::{self, ReloadObject, ReloadResult};
 
 use super::watch::Watch;
-use super::{StartError, check_materials, realm, server_tls, target};
+use super::{StartError, check_materials, fresh_targets, realm, server_tls};
 
 /// How often the files are looked at where nothing tells of a change.
 const POLL: Duration = Duration::from_secs(60);
@@ -155,14 +155,9 @@ impl Reloader {
             metrics::initialise(&[], &backends);
         }
         if has_changed(ReloadObject::KnownHosts) && !has_changed(ReloadObject::Backends) {
-            let targets: Vec<_> = config
-                .backends
-                .values()
-                .filter_map(|backend| Some((current.targets.get(&backend.name)?, backend)))
-                .map(|(current, backend)| Ok((current, target(config, backend)?)))
-                .collect::<Result<_, _>>()
-                .map_err(as_problem)?;
-            targets.into_iter().for_each(|(current, target)| current.replace(target));
+            for (name, target) in fresh_targets(config).map_err(as_problem)? {
+                current.targets.get(&name).inspect(|current| current.replace(target));
+            }
         }
         if let Some(tls) = tls {
             self.services.tls.replace(tls);
@@ -240,15 +235,15 @@ impl Seen {
             }
         }
         for material in &loaded.materials {
-            let (object, paths) = match material {
-                Material::Certificate { certificate, key, .. } => (ReloadObject::Tls, vec![certificate, key]),
-                Material::KnownHosts { path, .. } => (ReloadObject::KnownHosts, vec![path]),
-                Material::LoginKey { path, .. } => (ReloadObject::Users, vec![path]),
+            let object = match material {
+                Material::Certificate { .. } => ReloadObject::Tls,
+                Material::KnownHosts { .. } => ReloadObject::KnownHosts,
+                Material::LoginKey { at, .. } => object_of(at),
             };
-            for path in paths {
+            for path in material.files() {
                 let content = std::fs::read(path).map(zeroize::Zeroizing::new);
                 parts.entry(object).or_default().push(Fingerprint::of(content.as_deref().map_or(&[], Vec::as_slice)));
-                seen.files.insert(path.clone());
+                seen.files.insert(path.to_owned());
             }
         }
         seen.files.extend(loaded.references.iter().cloned());

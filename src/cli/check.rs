@@ -9,7 +9,7 @@ use crate::config;
 
 use super::{FAILED, complain_of, print, runtime};
 
-pub(super) fn main(file: &Path) -> ExitCode {
+pub(super) fn main(file: &Path, probe: bool) -> ExitCode {
     let mut loaded = config::load(file);
     let warnings = std::mem::take(&mut loaded.warnings);
     let config = match check_materials(loaded) {
@@ -27,7 +27,7 @@ pub(super) fn main(file: &Path) -> ExitCode {
         hint: None,
     };
     let mut findings = vec![valid];
-    findings.extend(runtime.block_on(examine(&config, &warnings)));
+    findings.extend(runtime.block_on(examine(&config, &warnings, probe)));
     print(&table(&findings));
     let failed = findings.iter().any(|finding| finding.state == State::Failed);
     if failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS }

@@ -42,6 +42,9 @@ enum Command {
         /// The YAML configuration.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Also write and remove a small file for every mapped user who may, to find what belongs in `quirks`.
+        #[arg(long)]
+        probe: bool,
     },
     /// Try it out: an SFTP server over a folder with the gateway in front of it.
     Demo(demo::Options),
@@ -62,7 +65,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
     }
     match arguments.command {
         Command::Run { config } => run::main(&config),
-        Command::Check { config } => check::main(&config),
+        Command::Check { config, probe } => check::main(&config, probe),
         Command::Demo(options) => demo::main(&options),
         Command::HashPassword => match hash_password::run() {
             Ok(()) => ExitCode::SUCCESS,

@@ -15,7 +15,7 @@ use crate::session::logged_in::LoggedIn;
 use crate::session::pending::Pending;
 use crate::session::services::{Realm, Services, mapped_credentials};
 use crate::session::{Session, Stage};
-use crate::ssh::{ConnectError, Credentials, Method};
+use crate::ssh::{ConnectError, Credentials};
 
 use super::failure::{CommandError, LoginError};
 use super::{Argument, Step};
@@ -123,8 +123,8 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
 
 fn credentials(realm: &Realm, user: &User, name: &str, password: Secret) -> Option<Credentials> {
     match user.login {
-        Login::Passthrough => Some(Credentials { user: name.to_owned(), method: Method::Password(password) }),
-        Login::Password { .. } | Login::PrivateKey { .. } => mapped_credentials(user, &realm.private_keys),
+        Login::Passthrough => Some(Credentials::password(name, password)),
+        Login::Mapped(_) => mapped_credentials(user, &realm.login_keys),
     }
 }
 

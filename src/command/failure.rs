@@ -350,7 +350,10 @@ mod tests {
     #[test]
     fn a_wrong_password_and_a_backend_that_refuses_sound_the_same() {
         let wrong = reply_for(&LoginError::BadCredentials.into());
-        let refused = reply_for(&LoginError::RefusedByBackend(ConnectError::Rejected { remaining: Vec::new() }).into());
+        let refused = reply_for(
+            &LoginError::RefusedByBackend(ConnectError::Rejected { accepted: Vec::new(), remaining: Vec::new() })
+                .into(),
+        );
         assert_eq!(wrong.reply.to_bytes(), refused.reply.to_bytes());
     }
 

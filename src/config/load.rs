@@ -12,8 +12,7 @@ use super::error::Problem;
 use super::fingerprint::{self, Fingerprint};
 use super::interpolate::{Environment, interpolate};
 use super::raw::Node;
-use super::secret::Secret;
-use super::{Config, files};
+use super::{Config, KeyHolder, LoginKey, files};
 
 /// Largest configuration file: fifty thousand users are some 16 MiB.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
@@ -44,8 +43,25 @@ pub enum Material {
     Certificate { at: String, certificate: PathBuf, key: PathBuf },
     /// Host keys of a backend: `backends.warehouse.known_hosts`.
     KnownHosts { at: String, path: PathBuf },
-    /// A key for logging in on a backend: `users.acme.login.private_key`.
-    LoginKey { at: String, path: PathBuf, passphrase: Option<Secret> },
+    /// A key for logging in on a backend, and its certificate: `users.acme.login`.
+    LoginKey { at: String, key: LoginKey },
+}
+
+impl Material {
+    /// The files that are read for it.
+    pub fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::Certificate { certificate, key, .. } => vec![certificate, key],
+            Self::KnownHosts { path, .. } => vec![path],
+            Self::LoginKey { key, .. } => {
+                let of_holder = match &key.holder {
+                    KeyHolder::File { path, .. } => Some(path),
+                    KeyHolder::Agent { public_key, .. } => public_key.as_ref(),
+                };
+                of_holder.into_iter().chain(&key.certificate).map(PathBuf::as_path).collect()
+            }
+        }
+    }
 }
 
 /// Reads the configuration file at `path`.

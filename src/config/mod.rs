@@ -4,6 +4,7 @@
 //! and collects every mistake, `load` is the way in, and this module holds what comes out: values that cannot be wrong
 //! in form. Every rejection is an [`error::Problem`] with its key path and a hint.
 
+pub mod algorithms;
 mod decode;
 pub mod error;
 mod files;
@@ -28,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use algorithms::Algorithms;
 use secret::Secret;
 
 /// Everything the gateway was told.
@@ -160,6 +162,12 @@ pub struct Backend {
     pub idle_release: Option<Duration>,
     /// What the server cannot do, or does wrong.
     pub quirks: Quirks,
+    /// What is offered to it.
+    pub algorithms: Algorithms,
+    /// Name of the backend that it is reached through; never one that is reached through this one.
+    pub jump: Option<String>,
+    /// Who the gateway is to it where others are reached through it.
+    pub login: Option<MappedLogin>,
 }
 
 /// `quirks`: what an SFTP server cannot do although every server should.
@@ -223,21 +231,46 @@ pub enum PasswordHash {
 pub enum Login {
     /// The FTP name and password are tried on the backend.
     Passthrough,
-    /// A stored password; also answers keyboard-interactive.
-    Password {
-        /// Name on the backend.
-        user: String,
-        /// Its password.
-        password: Secret,
-    },
-    /// A private key file.
-    PrivateKey {
-        /// Name on the backend.
-        user: String,
+    /// A login that the gateway holds.
+    Mapped(MappedLogin),
+}
+
+/// A login that the gateway holds: a key, a password, or both, where a server wants both.
+#[derive(Debug, Clone)]
+pub struct MappedLogin {
+    /// Name on the backend.
+    pub user: String,
+    /// Proved by signatures.
+    pub key: Option<LoginKey>,
+    /// Also answers keyboard-interactive.
+    pub password: Option<Secret>,
+}
+
+/// A key to log in with, and who holds it.
+#[derive(Debug, Clone)]
+pub struct LoginKey {
+    /// Where its private half is.
+    pub holder: KeyHolder,
+    /// An OpenSSH user certificate for it. Read at each login, as certificates may be short-lived.
+    pub certificate: Option<PathBuf>,
+}
+
+/// Where the private half of a key is.
+#[derive(Debug, Clone)]
+pub enum KeyHolder {
+    /// In a file.
+    File {
         /// OpenSSH or PEM file.
         path: PathBuf,
         /// For an encrypted key.
         passphrase: Option<Secret>,
+    },
+    /// In an ssh-agent.
+    Agent {
+        /// Its socket.
+        socket: PathBuf,
+        /// The file that says which of its keys; `None` tries what it has.
+        public_key: Option<PathBuf>,
     },
 }
 

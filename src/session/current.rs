@@ -8,8 +8,8 @@ pub struct Current<T>(RwLock<Arc<T>>);
 
 impl<T> Current<T> {
     /// The first value.
-    pub fn new(value: T) -> Self {
-        Self(RwLock::new(Arc::new(value)))
+    pub fn new(value: impl Into<Arc<T>>) -> Self {
+        Self(RwLock::new(value.into()))
     }
 
     /// The value of now.
@@ -18,9 +18,9 @@ impl<T> Current<T> {
     }
 
     /// From here on, another one.
-    pub fn replace(&self, value: T) {
+    pub fn replace(&self, value: impl Into<Arc<T>>) {
         // The old one is dropped outside the lock: it may be large.
-        let old = std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), Arc::new(value));
+        let old = std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), value.into());
         drop(old);
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::sftp::{self, BackendPath, SftpError};
+use crate::sftp::{self, BackendPath};
 use crate::ssh::{ConnectError, Connection, Credentials, Phase, Target};
 use crate::telemetry::metrics::{self, BackendConnectResult};
 
@@ -443,6 +443,8 @@ async fn look_around(pool: Weak<Pool>) {
 
 /// Connects, logs in and starts SFTP, and counts how that ended.
 async fn connect(target: &Target, credentials: &Credentials) -> Result<(Connection, sftp::Session), ConnectError> {
+    // Not in the queue either: whoever waits there waits for a backend that does not answer.
+    target.is_asked()?;
     let turn = target.login_turn().await.inspect_err(|_| {
         metrics::backend_connect(&target.backend().name, BackendConnectResult::Timeout);
     })?;
@@ -454,20 +456,9 @@ async fn connect(target: &Target, credentials: &Credentials) -> Result<(Connecti
         Ok((connection, sftp))
     };
     let result = timeout(LOGIN_LIMIT, attempt).await.unwrap_or(Err(ConnectError::TimedOut { phase: Phase::Login }));
-    let counted = result.as_ref().map_or_else(connect_result, |_| BackendConnectResult::Ok);
-    metrics::backend_connect(&target.backend().name, counted);
-    result
-}
-
-fn connect_result(error: &ConnectError) -> BackendConnectResult {
-    match error {
-        ConnectError::Resolve { .. } => BackendConnectResult::Dns,
-        ConnectError::Unreachable { .. } | ConnectError::Lost(_) => BackendConnectResult::Refused,
-        ConnectError::TimedOut { .. } | ConnectError::Sftp(SftpError::TimedOut) => BackendConnectResult::Timeout,
-        ConnectError::HostKey(_) => BackendConnectResult::HostKey,
-        ConnectError::Rejected { .. } => BackendConnectResult::Auth,
-        ConnectError::KeyExchange(_) | ConnectError::NoChannel(_) | ConnectError::NoSftp(_) | ConnectError::Sftp(_) => {
-            BackendConnectResult::Protocol
-        }
+    let counted = result.as_ref().map_or_else(ConnectError::result, |_| Some(BackendConnectResult::Ok));
+    if let Some(counted) = counted {
+        metrics::backend_connect(&target.backend().name, counted);
     }
+    result
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::{Active, Limits, Login, PassiveAddress, Timeouts, User};
 use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
-use crate::ssh::{Credentials, Method, PrivateKey, Target};
+use crate::ssh::{Credentials, LoginKey, Target};
 use crate::tls::ServerTls;
 use crate::transfer::in_place::InPlace;
 use crate::transfer::passive::PassivePorts;
@@ -24,8 +24,8 @@ pub struct Realm {
     pub accounts: Accounts,
     /// Backends by name, with their host keys. Where those alone change, sessions that are under way follow.
     pub targets: HashMap<String, Arc<Current<Target>>>,
-    /// Private keys by user entry.
-    pub private_keys: HashMap<String, Arc<PrivateKey>>,
+    /// Keys to log in on backends with, by user entry.
+    pub login_keys: HashMap<String, LoginKey>,
     /// Connections that sessions share, by user entry.
     pub pools: HashMap<String, Arc<Pool>>,
 }
@@ -69,21 +69,17 @@ impl Realm {
     pub fn identity(&self, user: &User) -> Identity {
         match user.login {
             Login::Passthrough => Identity::Passthrough,
-            Login::Password { .. } | Login::PrivateKey { .. } => Identity::Mapped(self.pools.get(&user.name).cloned()),
+            Login::Mapped(_) => Identity::Mapped(self.pools.get(&user.name).cloned()),
         }
     }
 }
 
 /// The login of the gateway's own that a user entry has; `None` for passthrough, or where the key is missing.
-pub fn mapped_credentials(user: &User, private_keys: &HashMap<String, Arc<PrivateKey>>) -> Option<Credentials> {
-    match &user.login {
-        Login::Passthrough => None,
-        Login::Password { user, password } => {
-            Some(Credentials { user: user.clone(), method: Method::Password(password.clone()) })
-        }
-        Login::PrivateKey { user: backend_user, .. } => {
-            let key = private_keys.get(&user.name)?;
-            Some(Credentials { user: backend_user.clone(), method: Method::PrivateKey(Arc::clone(key)) })
-        }
-    }
+pub fn mapped_credentials(user: &User, login_keys: &HashMap<String, LoginKey>) -> Option<Credentials> {
+    let Login::Mapped(login) = &user.login else { return None };
+    let key = match &login.key {
+        Some(_) => Some(login_keys.get(&user.name)?.clone()),
+        None => None,
+    };
+    Some(Credentials { user: login.user.clone(), key, password: login.password.clone() })
 }

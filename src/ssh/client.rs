@@ -3,11 +3,12 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use russh::Channel;
 use russh::client::{ChannelOpenHandle, DisconnectReason, Handler, Msg, Session};
 use russh::keys::{PublicKey, PublicKeyOrCertificate};
+use russh::{Channel, Names};
 use tokio_util::sync::CancellationToken;
 
+use super::algorithms;
 use super::host_key::{self, HostKeyError, HostKeyPolicy, HostKeyVerdict, PresentedKey};
 use crate::config::HostPort;
 
@@ -18,6 +19,8 @@ const MAX_TEXT: usize = 256;
 pub(super) struct Client {
     pub(super) server: HostPort,
     pub(super) host_keys: Arc<HostKeyPolicy>,
+    /// What Terrapin breaks is not spoken without strict key exchange.
+    pub(super) needs_strict: bool,
     pub(super) facts: Arc<Facts>,
 }
 
@@ -32,6 +35,8 @@ impl Drop for Client {
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     pub(super) host_key: OnceLock<(PresentedKey, HostKeyVerdict)>,
+    /// Key exchange and cipher.
+    pub(super) agreed: OnceLock<String>,
     pub(super) ending: OnceLock<Ending>,
     /// Cancelled when the connection is gone.
     pub(super) lost: CancellationToken,
@@ -53,6 +58,8 @@ pub(super) enum ClientError {
     Ssh(#[from] russh::Error),
     #[error(transparent)]
     HostKey(HostKeyError),
+    #[error("{cipher} without strict key exchange")]
+    NotStrict { cipher: &'static str },
 }
 
 impl Facts {
@@ -75,6 +82,22 @@ impl Handler for Client {
         let verdict = self.host_keys.verify(host, *port, shown, now).map_err(ClientError::HostKey)?;
         let _ = self.facts.host_key.set((host_key::presented(shown), verdict));
         Ok(true)
+    }
+
+    async fn kex_done(
+        &mut self,
+        _shared_secret: Option<&[u8]>,
+        names: &Names,
+        _session: &mut Session,
+    ) -> Result<(), ClientError> {
+        // SECURITY: S-28, before authentication begins.
+        if self.needs_strict
+            && let Some(cipher) = algorithms::broken_by_terrapin(names)
+        {
+            return Err(ClientError::NotStrict { cipher });
+        }
+        let _ = self.facts.agreed.set(format!("{}, {}", names.kex.as_ref(), names.cipher.as_ref()));
+        Ok(())
     }
 
     async fn disconnected(&mut self, reason: DisconnectReason<ClientError>) -> Result<(), ClientError> {

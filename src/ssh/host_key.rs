@@ -269,9 +269,9 @@ impl HostKeyPolicy {
         Ok(line.number)
     }
 
-    /// The key types to ask a server for, most wanted first: those that known_hosts lists for it lead, because a
+    /// The key types to ask a server for, out of those that are wanted, most wanted first: those that known_hosts lists for it lead, because a
     /// server with several keys shows the first that is asked for (as ssh(1) does).
-    pub(super) fn key_types(&self, host: &str, port: u16) -> Vec<KeyType> {
+    pub(super) fn key_types(&self, host: &str, port: u16, wanted: &[KeyType]) -> Vec<KeyType> {
         let names = Names::new(host, port);
         let listed =
             |name: &String| -> Vec<KeyType> { self.lines(Marker::HostKey, [name]).map(|line| line.key_type).collect() };
@@ -279,7 +279,7 @@ impl HostKeyPolicy {
         if known.is_empty() {
             known = names.without_port.as_ref().map(listed).unwrap_or_default();
         }
-        let mut key_types = KeyType::ALL.to_vec();
+        let mut key_types = wanted.to_vec();
         key_types.sort_by_key(|key_type| !known.contains(key_type));
         key_types
     }
@@ -565,8 +565,8 @@ mod tests {
     fn asks_for_the_listed_key_types_first() {
         let key = new_key(Algorithm::Ecdsa { curve: russh::keys::EcdsaCurve::NistP384 });
         let policy = policy(&line("h", &key));
-        assert_eq!(policy.key_types("h", 22)[0], KeyType::EcdsaP384);
-        assert_eq!(policy.key_types("h", 2222)[0], KeyType::EcdsaP384);
-        assert_eq!(policy.key_types("other", 22), KeyType::ALL);
+        assert_eq!(policy.key_types("h", 22, &KeyType::ALL)[0], KeyType::EcdsaP384);
+        assert_eq!(policy.key_types("h", 2222, &KeyType::ALL)[0], KeyType::EcdsaP384);
+        assert_eq!(policy.key_types("other", 22, &KeyType::ALL), KeyType::ALL);
     }
 }

@@ -3,27 +3,37 @@
 //! [`Target`] is a backend and what proves it; [`Connection::open`] tries its addresses, checks the host key, logs in
 //! with [`Credentials`]; [`Connection::open_sftp`] starts SFTP on a channel of its own. Every step has a deadline.
 
+mod agent;
 mod algorithms;
 pub mod authenticate;
 mod channel;
+mod circuit;
 mod client;
 pub mod connect;
 pub mod host_key;
 pub mod known_hosts;
+pub mod login_key;
 pub mod private_key;
 mod stream;
+mod targets;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-pub use authenticate::{Credentials, Method};
+pub use agent::AgentError;
+pub use authenticate::Credentials;
 pub use connect::{Connection, Target};
 pub use host_key::{HostKeyError, HostKeyPolicy, HostKeyPolicyError, HostKeyVerdict};
 pub use known_hosts::{KnownHosts, KnownHostsError};
+pub use login_key::{LoginKey, LoginKeyError, UserCertificateProblem};
 pub use private_key::{PrivateKey, PrivateKeyError};
 
+pub use targets::{TargetError, targets};
+
 use crate::sftp::SftpError;
+use crate::telemetry::metrics::BackendConnectResult;
 
 /// Why there is no connection, or no SFTP session on it. Cloned for those who waited for the same attempt.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -56,12 +66,42 @@ pub enum ConnectError {
     /// The server does not speak SSH, or none that we speak.
     #[error("key exchange failed: {0}")]
     KeyExchange(String),
+    /// The server has no strict key exchange, and nothing that is safe without it.
+    #[error(
+        "key exchange failed: the server has no strict key exchange (kex-strict-s-v00@openssh.com), and offers nothing \
+         else than {cipher}, which is not safe without it (CVE-2023-48795)"
+    )]
+    NotStrict {
+        /// What would have been agreed on.
+        cipher: &'static str,
+    },
+    /// All addresses failed again and again: none is asked for a while.
+    #[error("not asked, as it did not answer before ({last}); it is asked again in {} s", again_in.as_secs() + 1)]
+    Paused {
+        /// How the last attempt ended.
+        last: String,
+        /// When somebody is asked again.
+        again_in: Duration,
+    },
+    /// The host in between.
+    #[error("jump host {backend}: {source}")]
+    Jump {
+        /// Its name in the configuration.
+        backend: String,
+        /// What is the matter with it.
+        source: Box<ConnectError>,
+    },
     /// The server does not accept these credentials.
-    #[error("login rejected (the server would continue with: {})", remaining.join(", "))]
+    #[error("login rejected ({}the server would continue with: {})", accepted_text(accepted), remaining.join(", "))]
     Rejected {
+        /// Methods that it did accept, where it wants more than one.
+        accepted: Vec<String>,
         /// Authentication methods that can continue (RFC 4252 §5.1).
         remaining: Vec<String>,
     },
+    /// What should prove the login is not there or of no use, which is our side's fault.
+    #[error("login cannot be proved: {0}")]
+    Credentials(#[source] Arc<LoginKeyError>),
     /// The connection went away.
     #[error("connection lost: {0}")]
     Lost(String),
@@ -98,14 +138,48 @@ impl ConnectError {
         match self {
             Self::Resolve { .. } | Self::Unreachable { .. } | Self::Lost(_) => true,
             Self::TimedOut { phase } => matches!(phase, Phase::Tcp | Phase::KeyExchange),
+            Self::Jump { source, .. } => source.is_of_the_address(),
             Self::HostKey(_)
             | Self::KeyExchange(_)
+            | Self::NotStrict { .. }
+            | Self::Paused { .. }
             | Self::Rejected { .. }
+            | Self::Credentials(_)
             | Self::NoChannel(_)
             | Self::NoSftp(_)
             | Self::Sftp(_) => false,
         }
     }
+
+    /// What an attempt that ended so counts as; `None` where nobody was asked.
+    pub fn result(&self) -> Option<BackendConnectResult> {
+        Some(match self {
+            Self::Paused { .. } => return None,
+            Self::Resolve { .. } => BackendConnectResult::Dns,
+            Self::Unreachable { .. } | Self::Lost(_) => BackendConnectResult::Refused,
+            Self::TimedOut { .. } | Self::Sftp(SftpError::TimedOut) => BackendConnectResult::Timeout,
+            Self::HostKey(_) => BackendConnectResult::HostKey,
+            Self::Rejected { .. } | Self::Credentials(_) => BackendConnectResult::Auth,
+            // `auth` would say that the backend behind it is up.
+            Self::Jump { source, .. } => match source.result()? {
+                BackendConnectResult::Auth => BackendConnectResult::Refused,
+                result => result,
+            },
+            Self::KeyExchange(_) | Self::NotStrict { .. } | Self::NoChannel(_) | Self::NoSftp(_) | Self::Sftp(_) => {
+                BackendConnectResult::Protocol
+            }
+        })
+    }
+}
+
+impl From<LoginKeyError> for ConnectError {
+    fn from(error: LoginKeyError) -> Self {
+        Self::Credentials(Arc::new(error))
+    }
+}
+
+fn accepted_text(accepted: &[String]) -> String {
+    if accepted.is_empty() { String::new() } else { format!("{} accepted, ", accepted.join(", ")) }
 }
 
 impl fmt::Display for Phase {

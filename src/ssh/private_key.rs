@@ -5,12 +5,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use russh::keys::signature::Signer;
+use russh::keys::ssh_encoding::Encode;
 use russh::keys::ssh_key::private::KeypairData;
 use russh::keys::{self, HashAlg};
 use zeroize::Zeroizing;
 
 use super::host_key::fingerprint_text;
-use super::known_hosts::KeyType;
 use crate::config::secret::Secret;
 
 /// Largest key file: RSA of 16384 bits takes 13 KB.
@@ -52,6 +53,12 @@ pub enum PrivateKeyError {
         path: PathBuf,
         /// What the decoder said.
         source: keys::Error,
+    },
+    /// The key does not sign.
+    #[error("the private key does not sign")]
+    Sign {
+        /// What the library said.
+        source: keys::ssh_key::Error,
     },
     /// A key type we cannot sign with.
     #[error("private key {} is of type {key_type}, which is not supported", path.display())]
@@ -105,8 +112,20 @@ impl PrivateKey {
         Arc::clone(&self.0)
     }
 
-    pub(super) fn is_rsa(&self) -> bool {
-        KeyType::of(&self.0.algorithm()) == Some(KeyType::Rsa)
+    /// `data` with a signature of it behind (RFC 4252 §7). The hash is for RSA keys; `None` is SHA-1 there.
+    pub(super) fn sign_behind(
+        &self,
+        hash: Option<HashAlg>,
+        mut data: Vec<u8>,
+    ) -> Result<Vec<u8>, keys::ssh_key::Error> {
+        let signature = match self.0.key_data() {
+            KeypairData::Rsa(key) => (key, hash).try_sign(&data)?,
+            key => key.try_sign(&data)?,
+        };
+        let mut blob = Vec::new();
+        signature.encode(&mut blob)?;
+        blob.as_slice().encode(&mut data)?;
+        Ok(data)
     }
 }
 

@@ -329,6 +329,11 @@ pub fn backend_up(backend: &str, up: bool) {
     table::BACKEND_UP.gauge([backend.to_owned().into()]).set(f64::from(u8::from(up)));
 }
 
+/// Whether a backend is not asked for a while.
+pub fn backend_circuit_open(backend: &str, open: bool) {
+    table::BACKEND_CIRCUIT_OPEN.gauge([backend.to_owned().into()]).set(f64::from(u8::from(open)));
+}
+
 /// Whether the gateway is stopping.
 pub fn draining(draining: bool) {
     table::DRAINING.gauge([]).set(f64::from(u8::from(draining)));

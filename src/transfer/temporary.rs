@@ -40,7 +40,10 @@ pub(super) fn original_of_aside(name: &[u8]) -> Option<&[u8]> {
 }
 
 /// A temporary name beside `target`.
-pub(super) fn temporary_beside(target: &BackendPath) -> Result<BackendPath, SftpError> {
+///
+/// # Errors
+/// No random bytes could be had.
+pub fn temporary_beside(target: &BackendPath) -> Result<BackendPath, SftpError> {
     beside(target, TEMPORARY_SUFFIX)
 }
 

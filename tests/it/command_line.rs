@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::real_clients::{Ran, desk, program, run};
-use crate::support::sshd::{self, Sshd};
+use crate::support::sshd::{self, Options, Sshd};
 
 /// Stands where a secret does; nothing the program says may hold it.
 const CANARY: &str = "Zx9!canary";
@@ -230,6 +230,10 @@ impl Written {
     fn check(&self) -> Ran {
         type_in(&["check", "--config", self.file().to_str().unwrap()])
     }
+
+    fn probe(&self) -> Ran {
+        type_in(&["check", "--probe", "--config", self.file().to_str().unwrap()])
+    }
 }
 
 /// Of no password that anybody knows.
@@ -368,6 +372,44 @@ async fn check_says_what_is_wrong_and_what_to_do() {
     assert_eq!(before, 1, "only the wrong password was one:\n{}", sshd.log());
     let errors = good.changed("key: tls.key", "key: other.key").check().failed(2);
     assert!(errors.contains("error: tls.certificates[0]: the key does not belong") && errors.contains("  hint: "));
+}
+
+/// What OpenSSH's server is told to refuse (sftp-server(8), `-P`) is found out and told as YAML to paste.
+#[tokio::test]
+async fn check_probes_what_a_server_cannot_do() {
+    let cases: [(&str, &[&str]); 5] = [
+        ("", &[]),
+        (" -P rename,posix-rename", &["no-rename"]),
+        (" -P fsync", &["no-fsync"]),
+        (" -P setstat,fsetstat", &["no-setstat"]),
+        (" -P setstat,fsetstat,fsync,rename,posix-rename", &["no-fsync", "no-setstat", "no-rename"]),
+    ];
+    for (refused, quirks) in cases {
+        let config = vec![format!("Subsystem sftp /usr/lib/openssh/sftp-server -e{refused}")];
+        let sshd = Sshd::with(Options { config, ..Options::default() }).await;
+        let written = Written::before(&sshd.address().to_string(), &sshd.host_key_fingerprint("ed25519"));
+        let written = written.changed("root: /", &format!("root: {}", sshd.files().display()));
+        let listed = quirks.join(", ");
+        let ran = written.probe();
+        if quirks.is_empty() {
+            let table = ran.succeeded();
+            assert!(table.contains("probed: no quirks needed"), "{table}");
+        } else {
+            let yaml = format!("probed: backends: {{files: {{quirks: [{listed}]}}}}");
+            assert_eq!(ran.code, Some(1), "{ran:?}");
+            assert!(
+                ran.output.lines().any(|line| line.ends_with(&yaml) && line.contains("FAILED")),
+                "{refused}: {ran:?}"
+            );
+            let pasted = written.changed("\"]}", &format!("\"], quirks: [{listed}]}}")).probe().succeeded();
+            assert!(pasted.contains(&format!("{yaml}, as configured")), "{pasted}");
+        }
+        assert_eq!(fs::read_dir(sshd.files()).unwrap().count(), 0, "{refused}: nothing is left behind");
+        // Nothing is written for whoever may not write and delete, or without being told to.
+        let reader = written.changed("    root:", "    permissions: read-only\n    root:").probe().succeeded();
+        assert!(reader.contains("not probed: this user may not write and delete"), "{reader}");
+        assert!(!written.check().succeeded().contains("probed"));
+    }
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ftps2sftp::config::error::Problem;
 use ftps2sftp::config::{
-    AsciiMode, HostPort, Loaded, LogFormat, Login, Material, PassiveAddress, Resumption, Symlinks, TlsMode, TlsVersion,
-    UploadMode, load, load_text,
+    AsciiMode, HostPort, KeyHolder, Loaded, LogFormat, Login, LoginKey, MappedLogin, Material, PassiveAddress,
+    Resumption, Symlinks, TlsMode, TlsVersion, UploadMode, load, load_text,
 };
 use proptest::prelude::*;
 
@@ -85,8 +85,12 @@ fn the_deployment_example_loads_and_holds_the_defaults() {
 
     let acme = &written.users["acme"];
     assert_eq!((acme.root.as_slice(), acme.max_sessions), (b"/incoming/acme".as_slice(), Some(20)));
-    assert!(matches!(&acme.login, Login::PrivateKey { user, path, passphrase: None }
-        if user == "acme-sftp" && path == &folder.path().join("id_ed25519")));
+    let Login::Mapped(login) = &acme.login else { panic!("{:?}", acme.login) };
+    assert_eq!(login.user, "acme-sftp");
+    assert!(
+        matches!(&login.key, Some(LoginKey { holder: KeyHolder::File { path, passphrase: None }, certificate: None })
+        if path == &folder.path().join("id_ed25519"))
+    );
     let policy = &acme.policy;
     assert!(policy.data_tls_required && policy.data_peer_check && policy.upload_eof_strict && policy.fsync);
     assert_eq!((policy.data_tls_resumption, policy.upload), (Resumption::Prefer, UploadMode::Atomic));
@@ -268,11 +272,49 @@ fn each_mistake_is_named_with_its_key_path() {
             "neither",
         ),
         (
+            user(&format!("backend: warehouse, password_hash: '{HASH}', login: {{user: a, agent: s, passphrase: q}}")),
+            "users.acme.login.passphrase",
+            "no use to an agent",
+        ),
+        (
             user(&format!(
-                "backend: warehouse, password_hash: '{HASH}', login: {{user: a, password: p, private_key: id_ed25519}}"
+                "backend: warehouse, password_hash: '{HASH}', login: {{user: a, password: p, certificate: id_ed25519}}"
             )),
-            "users.acme.login",
-            "both",
+            "users.acme.login.certificate",
+            "no key",
+        ),
+        (
+            user(&format!("backend: warehouse, password_hash: '{HASH}', login: {{user: a, agent: ''}}")),
+            "users.acme.login.agent",
+            "empty",
+        ),
+        (backend("address: h, known_hosts: known_hosts, jump: warehous"), "backends.warehouse.jump", "did you mean"),
+        (backend("address: h, known_hosts: known_hosts, jump: warehouse"), "backends.warehouse.jump", "circle"),
+        (
+            backend("address: h, known_hosts: known_hosts, jump: bastion")
+                .replace("backends: {", "backends: {bastion: {address: b, known_hosts: known_hosts}, "),
+            "backends.warehouse.jump",
+            "has no `login`",
+        ),
+        (
+            backend("address: h, known_hosts: known_hosts, algorithms: modrn"),
+            "backends.warehouse.algorithms",
+            "did you mean `modern`?",
+        ),
+        (
+            backend("address: h, known_hosts: known_hosts, algorithms: {cipher: [aes128-cbd]}"),
+            "backends.warehouse.algorithms.cipher[0]",
+            "did you mean",
+        ),
+        (
+            backend("address: h, known_hosts: known_hosts, algorithms: {kex: []}"),
+            "backends.warehouse.algorithms.kex",
+            "holds no algorithm",
+        ),
+        (
+            backend("address: h, known_hosts: known_hosts, algorithms: {ciphers: modern}"),
+            "backends.warehouse.algorithms.ciphers",
+            "did you mean `cipher`?",
         ),
         (
             user(&format!("backend: warehouse, password_hash: '{HASH}', login: {{user: a, password: 12}}")),
@@ -364,13 +406,7 @@ fn each_mistake_is_named_with_its_key_path() {
 fn what_does_not_exist_yet_is_refused_and_its_default_is_not() {
     let folder = folder();
     let tls = |entry: &str| MINIMAL.replace("]}\n", &format!("], {entry}}}\n"));
-    let warehouse = |entry: &str| backend(&format!("address: h, known_hosts: known_hosts, {entry}"));
     let acme = |entry: &str| user(&format!("backend: warehouse, login: passthrough, {entry}"));
-    let login = |entry: &str| {
-        user(&format!(
-            "backend: warehouse, password_hash: '{HASH}', login: {{user: a, private_key: id_ed25519, {entry}}}"
-        ))
-    };
     for (at, default, other) in [
         (
             "listeners[0].proxy_protocol",
@@ -388,13 +424,9 @@ fn what_does_not_exist_yet_is_refused_and_its_default_is_not() {
         ("passive.overrides", with("passive: {overrides: []}"), with("passive: {overrides: [{clients: 10.0.0.0/8}]}")),
         ("passive.proxy_protocol", with("passive: {proxy_protocol: off}"), with("passive: {proxy_protocol: required}")),
         ("trusted_proxies", with("trusted_proxies: []"), with("trusted_proxies: [10.0.0.0/8]")),
-        ("backends.warehouse.algorithms", warehouse("algorithms: modern"), warehouse("algorithms: legacy")),
-        ("backends.warehouse.jump", warehouse("jump: null"), warehouse("jump: other")),
         ("users.acme.client_certificate", acme("client_certificate: null"), acme("client_certificate: {subject: a}")),
         ("users.acme.from", acme("from: ['::/0', 0.0.0.0/0]"), acme("from: [10.0.0.0/8]")),
         ("users.acme.limits.rate", acme("limits: {rate: null}"), acme("limits: {rate: 10MiB/s}")),
-        ("users.acme.login.certificate", login("certificate: null"), login("certificate: id-cert.pub")),
-        ("users.acme.login.agent", login("agent: null"), login("agent: /run/agent.sock")),
         (
             "limits.failed_logins.per_ip",
             with("limits: {failed_logins: {per_ip: 20}}"),
@@ -476,8 +508,7 @@ timeouts: {idle: 30}
     );
     assert!(loaded.problems.iter().all(|problem| problem.hint.is_some()), "{}", told(&loaded.problems));
     // What can be looked at further is listed all the same.
-    assert!(matches!(loaded.materials.as_slice(), [Material::LoginKey { at, passphrase: Some(_), .. }]
-        if at == "users.acme.login.private_key"));
+    assert!(matches!(loaded.materials.as_slice(), [Material::LoginKey { at, .. }] if at == "users.acme.login"));
 }
 
 #[test]
@@ -493,7 +524,7 @@ fn the_files_it_names_are_listed() {
             }
         })
         .collect();
-    assert_eq!(at, ["tls.certificates[0]", "backends.warehouse.known_hosts", "users.acme.login.private_key"]);
+    assert_eq!(at, ["tls.certificates[0]", "backends.warehouse.known_hosts", "users.acme.login"]);
 }
 
 #[test]
@@ -516,7 +547,8 @@ limits: {{sessions: '${{file:number}}'}}
     assert_eq!((config.limits.sessions, config.tls.require_control), (17, false));
     let acme = &config.users["acme"];
     assert_eq!(acme.backend.addresses[0].port, 17);
-    assert!(matches!(&acme.login, Login::Password { password, .. } if password.reveal() == b"<Zx9!canary>"));
+    assert!(matches!(&acme.login, Login::Mapped(MappedLogin { password: Some(password), .. })
+        if password.reveal() == b"<Zx9!canary>"));
 }
 
 #[test]

@@ -10,7 +10,11 @@
 
 mod active_mode;
 mod attributes;
+mod backend_algorithms;
 mod backend_link;
+mod backend_logins;
+mod backend_parties;
+mod backend_ways;
 mod command_line;
 mod commands;
 mod configuration;

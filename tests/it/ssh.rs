@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ftps2sftp::config::algorithms::Algorithms;
 use ftps2sftp::config::secret::Secret;
 use ftps2sftp::config::{Backend, HostPort, Quirks};
 use ftps2sftp::sftp::{OpenFlags, SftpError, WriteStream};
 use ftps2sftp::ssh::host_key::CertificateProblem;
 use ftps2sftp::ssh::{
-    ConnectError, Connection, Credentials, HostKeyError, HostKeyPolicy, HostKeyVerdict, KnownHosts, Method, Phase,
+    ConnectError, Connection, Credentials, HostKeyError, HostKeyPolicy, HostKeyVerdict, KnownHosts, LoginKey, Phase,
     PrivateKey, PrivateKeyError, Target,
 };
 use russh::keys::ssh_key::private::Ed25519Keypair;
@@ -22,11 +23,11 @@ use tokio::net::TcpListener;
 use crate::support::sshd::{Options, PASSWORD, Sshd, USER};
 
 fn password(password: &str) -> Credentials {
-    Credentials { user: USER.to_owned(), method: Method::Password(Secret::new(password)) }
+    Credentials::password(USER, Secret::new(password))
 }
 
 fn private_key(key: PrivateKey) -> Credentials {
-    Credentials { user: USER.to_owned(), method: Method::PrivateKey(Arc::new(key)) }
+    Credentials::key(USER, LoginKey::of(key))
 }
 
 fn trusting(known_hosts: &str) -> HostKeyPolicy {
@@ -63,6 +64,9 @@ fn local_backend(addresses: Vec<HostPort>, connect_timeout: Duration) -> Arc<Bac
         quirks: Quirks::default(),
         shared: false,
         idle_release: None,
+        algorithms: Algorithms::modern(),
+        jump: None,
+        login: None,
     })
 }
 
@@ -107,7 +111,7 @@ async fn a_wrong_password_is_rejected_by_either_method() {
         let sshd = Sshd::with(Options { keyboard_interactive, ..Options::default() }).await;
         let error = Connection::open(&listed(&sshd), &password("wrong")).await.unwrap_err();
         let method = if keyboard_interactive { "keyboard-interactive" } else { "password" };
-        let ConnectError::Rejected { remaining } = &error else { panic!("{error:?}") };
+        let ConnectError::Rejected { remaining, .. } = &error else { panic!("{error:?}") };
         assert!(remaining.iter().any(|name| name == method), "{error}");
     }
 }
@@ -133,7 +137,7 @@ async fn an_unknown_user_is_rejected() {
 #[tokio::test]
 async fn a_password_that_is_not_utf8_is_rejected_without_asking() {
     let sshd = Sshd::start().await;
-    let credentials = Credentials { user: USER.to_owned(), method: Method::Password(Secret::new(b"caf\xe9".to_vec())) };
+    let credentials = Credentials::password(USER, Secret::new(b"caf\xe9".to_vec()));
     let error = Connection::open(&listed(&sshd), &credentials).await.unwrap_err();
     assert!(matches!(error, ConnectError::Rejected { .. }), "{error:?}");
     assert!(!sshd.log().contains("Failed password"), "{}", sshd.log());
@@ -170,7 +174,7 @@ async fn a_key_the_server_does_not_know_is_rejected() {
     let (sshd, other) = (Sshd::start().await, Sshd::start().await);
     let key = PrivateKey::load(&other.client_key(&["-t", "ed25519"], ""), None).unwrap();
     let error = Connection::open(&listed(&sshd), &private_key(key)).await.unwrap_err();
-    let ConnectError::Rejected { remaining } = &error else { panic!("{error:?}") };
+    let ConnectError::Rejected { remaining, .. } = &error else { panic!("{error:?}") };
     assert!(remaining.contains(&"publickey".to_owned()), "{error}");
 }
 
@@ -591,7 +595,7 @@ async fn a_connection_lost_in_login_is_no_rejection() {
 async fn a_refusal_that_leaves_no_method_is_a_rejection() {
     let server = ScriptedServer::start(Answer::NoMethod).await;
     let error = server.open(&server.known_hosts()).await.unwrap_err();
-    assert!(matches!(&error, ConnectError::Rejected { remaining } if remaining.is_empty()), "{error:?}");
+    assert!(matches!(&error, ConnectError::Rejected { remaining, .. } if remaining.is_empty()), "{error:?}");
 }
 
 #[tokio::test]

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::algorithms::Algorithms;
 use super::super::error::Problem;
 use super::super::load::Material;
 use super::super::raw::Node;
 use super::super::{Backend, HostPort, Quirks, scalar};
 use super::Report;
+use super::algorithms::algorithms;
 use super::cursor::Cursor;
-use super::fields::{is_empty_list, is_null, is_word};
+use super::fields::{is_empty_list, is_null};
+use super::login::mapped_login;
+use super::words::{listed, nearest};
 
 /// Most addresses of one backend: they are tried in order, each for `connect_timeout`.
 const MAX_ADDRESSES: usize = 16;
@@ -39,17 +43,79 @@ pub(super) fn backends(cursor: &Cursor<'_>, report: &mut Report) -> Backends {
         cursor.wrong_with_hint("holds no backend", "name one, with an `address` and `known_hosts`", report);
     }
     let mut backends = Backends::new();
+    let mut jumps = Vec::new();
     for (name, cursor) in entries {
         if name.is_empty() || name.chars().any(char::is_control) {
             cursor.wrong("is not a name", report);
         }
-        let backend = backend(name, &cursor, report);
+        let mut links = Links { name, jump: None, login: None };
+        let backend = backend(name, &cursor, &mut links, report);
         backends.insert(name.to_owned(), backend.map(Arc::new));
+        jumps.push(links);
     }
+    check_jumps(&jumps, report);
     backends
 }
 
-fn backend(name: &str, cursor: &Cursor<'_>, report: &mut Report) -> Option<Backend> {
+/// What an entry says about others.
+struct Links<'n> {
+    name: &'n str,
+    /// The name of another entry, and where it stands.
+    jump: Option<(&'n str, Cursor<'n>)>,
+    /// Where its `login` stands.
+    login: Option<Cursor<'n>>,
+}
+
+/// Every jump host exists, has a login, and is not reached through whom it leads to.
+fn check_jumps(links: &[Links<'_>], report: &mut Report) {
+    let find = |name: &str| links.iter().find(|link| link.name == name);
+    for link in links {
+        let Some((jump, cursor)) = &link.jump else { continue };
+        let Some(host) = find(jump) else {
+            let what = format!("no backend is named {}", cursor.shown());
+            let names = || links.iter().map(|link| link.name);
+            match nearest(jump, names()) {
+                Some((name, true)) => cursor.wrong_with_hint(what, format!("did you mean `{name}`?"), report),
+                _ => cursor.wrong_with_hint(what, format!("there are {}", listed(names().take(20))), report),
+            }
+            continue;
+        };
+        let mut way = vec![link.name];
+        let mut next = Some(host);
+        while let Some(host) = next {
+            way.push(host.name);
+            if host.name == link.name || way.len() > links.len() {
+                break;
+            }
+            next = host.jump.as_ref().and_then(|(jump, _)| find(jump));
+        }
+        if way.last() == Some(&link.name) {
+            let way: Vec<String> = way.into_iter().map(|name| format!("`{name}`")).collect();
+            cursor.wrong_with_hint(
+                format!("leads in a circle: {}", way.join(" → ")),
+                "one of them must be reached without the others",
+                report,
+            );
+        } else if host.login.is_none() {
+            cursor.wrong_with_hint(
+                format!("{} has no `login`", cursor.shown()),
+                format!(
+                    "backends.{jump}.login says who the gateway is there; it has the same keys as a user's `login`"
+                ),
+                report,
+            );
+        }
+    }
+    for link in links {
+        if let Some(login) = &link.login
+            && !links.iter().any(|other| other.jump.as_ref().is_some_and(|(jump, _)| *jump == link.name))
+        {
+            report.warn(&login.at, "has no effect: no backend names this one as its `jump`");
+        }
+    }
+}
+
+fn backend<'n>(name: &str, cursor: &Cursor<'n>, links: &mut Links<'n>, report: &mut Report) -> Option<Backend> {
     let mut fields = cursor.fields(report)?;
     let address = fields.require("address", "the host and port of the SFTP server, such as sftp.internal:22");
     let addresses = address.and_then(|cursor| addresses(&cursor, report));
@@ -68,12 +134,15 @@ fn backend(name: &str, cursor: &Cursor<'_>, report: &mut Report) -> Option<Backe
     let keepalive = duration("keepalive", seconds(15));
     let connect_timeout = duration("connect_timeout", seconds(10));
     let request_timeout = duration("request_timeout", seconds(30));
-    fields.not_yet("algorithms", "modern", is_word("modern"), report);
+    let algorithms = fields.or("algorithms", Algorithms::modern(), report, algorithms);
     let shared = fields.or("connections", false, report, |cursor, report| {
         cursor.choice(&[("per-session", false), ("shared", true)], report)
     });
     let idle_release = fields.take_some("idle_release").and_then(|cursor| cursor.duration(MIN_IDLE_RELEASE, report));
-    fields.not_yet("jump", "null", is_null, report);
+    links.jump =
+        fields.take_some("jump").and_then(|cursor| Some((cursor.name("the name of a backend", report)?, cursor)));
+    links.login = fields.take_some("login");
+    let login = links.login.as_ref().map(|cursor| mapped_login(cursor, report));
     let quirks = fields.or("quirks", Quirks::default(), report, |cursor, report| Some(quirks(cursor, report)));
     if known_hosts_cursor.is_none() && has_no_host_key && !fields.is_misspelt(&["known_hosts", "host_keys"]) {
         let hint = scan_hint(addresses.as_deref().unwrap_or_default());
@@ -93,6 +162,9 @@ fn backend(name: &str, cursor: &Cursor<'_>, report: &mut Report) -> Option<Backe
         quirks,
         shared,
         idle_release,
+        algorithms,
+        jump: links.jump.as_ref().map(|(jump, _)| (*jump).to_owned()),
+        login: login.map_or(Some(None), |login| login.map(Some))?,
     })
 }
 

@@ -253,6 +253,12 @@ impl<'n> Cursor<'n> {
         Some(Fields::new(self.at.clone(), entries))
     }
 
+    /// A path that need not be there yet.
+    pub(super) fn path(&self, expected: &str, report: &mut Report) -> Option<PathBuf> {
+        let name = self.name(expected, report)?;
+        Some(report.base.join(name))
+    }
+
     /// A file that must be there and readable; `None` where it is not.
     pub(super) fn file(&self, report: &mut Report) -> Option<PathBuf> {
         let name = self.name("the path of a file", report)?;

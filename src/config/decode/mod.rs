@@ -3,10 +3,12 @@
 //! A [`Cursor`] is a value and its key path, [`fields::Fields`] are the keys of a mapping, and there is a module for
 //! each part of the contract.
 
+mod algorithms;
 mod backends;
 mod cursor;
 mod fields;
 mod front;
+mod login;
 mod policy;
 mod process;
 mod users;

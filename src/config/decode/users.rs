@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::error::Problem;
-use super::super::load::Material;
 use super::super::raw::Node;
 use super::super::{Backend, Login, PasswordHash, Permissions, Policy, User, scalar};
 use super::Report;
 use super::backends::Backends;
 use super::cursor::Cursor;
 use super::fields::{are_words, is_null};
+use super::login::mapped_login;
 use super::policy::policy;
 use super::words::{listed, nearest};
 
@@ -62,7 +62,7 @@ fn user(
         .require("backend", "the name of an entry in `backends`")
         .and_then(|cursor| backend(&cursor, backends, report));
     let login_cursor =
-        fields.require("login", "`passthrough`, or a mapping with `user` and `private_key` or `password`");
+        fields.require("login", "`passthrough`, or a mapping with `user` and `private_key`, `agent` or `password`");
     let login = login_cursor.as_ref().and_then(|cursor| login(cursor, report));
     let hash_cursor = fields.take_some("password_hash");
     let password_hash = hash_cursor.as_ref().and_then(|cursor| password_hash(cursor, report));
@@ -121,9 +121,9 @@ fn backend(cursor: &Cursor<'_>, backends: Option<&Backends>, report: &mut Report
 }
 
 fn login(cursor: &Cursor<'_>, report: &mut Report) -> Option<Login> {
-    const EXPECTED: &str = "`passthrough`, or a mapping with `user` and `private_key` or `password`";
+    const EXPECTED: &str = "`passthrough`, or a mapping with `user` and `private_key`, `agent` or `password`";
     match cursor.node {
-        Node::Mapping(_) => mapped_login(cursor, report),
+        Node::Mapping(_) => mapped_login(cursor, report).map(Login::Mapped),
         // SECURITY: not shown; it may be a password in the wrong place.
         Node::Text(text) => match text.value()? {
             "passthrough" => Some(Login::Passthrough),
@@ -136,56 +136,6 @@ fn login(cursor: &Cursor<'_>, report: &mut Report) -> Option<Login> {
             cursor.wrong_type(EXPECTED, report);
             None
         }
-    }
-}
-
-fn mapped_login(cursor: &Cursor<'_>, report: &mut Report) -> Option<Login> {
-    let mut fields = cursor.fields(report)?.holding_secrets();
-    let user = fields.require("user", "the user's name on the backend");
-    let user = user.and_then(|cursor| cursor.name("the user's name on the backend", report)).map(str::to_owned);
-    let key_cursor = fields.take_some("private_key");
-    let password_cursor = fields.take_some("password");
-    let passphrase_cursor = fields.take_some("passphrase");
-    let agent_cursor = fields.take_some("agent");
-    let certificate_cursor = fields.take_some("certificate");
-    for unsupported in [&agent_cursor, &certificate_cursor].into_iter().flatten() {
-        unsupported.wrong_with_hint("not supported yet", "use `private_key` or `password`", report);
-    }
-
-    let password = password_cursor.as_ref().and_then(|cursor| cursor.secret("a password", report));
-    let passphrase = passphrase_cursor.as_ref().and_then(|cursor| cursor.secret("a passphrase", report));
-    let private_key = key_cursor.as_ref().and_then(|cursor| {
-        let path = cursor.file(report)?;
-        // A key whose passphrase is wrong in form cannot be checked.
-        if passphrase.is_some() == passphrase_cursor.is_some() {
-            let passphrase = passphrase.clone();
-            report.materials.push(Material::LoginKey { at: cursor.at.clone(), path: path.clone(), passphrase });
-        }
-        Some(path)
-    });
-    match (&key_cursor, &password_cursor, &agent_cursor) {
-        (Some(_), Some(_), _) => cursor.wrong_with_hint(
-            "holds both `private_key` and `password`",
-            "keep the one the backend asks for",
-            report,
-        ),
-        (None, None, None) if !fields.is_misspelt(&["private_key", "password", "agent"]) => cursor.wrong_with_hint(
-            "holds neither `private_key` nor `password`",
-            "one of them is how the gateway logs in on the backend; `login: passthrough` uses the client's",
-            report,
-        ),
-        _ => {}
-    }
-    if let (Some(passphrase), None) = (&passphrase_cursor, &key_cursor)
-        && !fields.is_misspelt(&["private_key"])
-    {
-        passphrase.wrong("has no `private_key` to open", report);
-    }
-    fields.finish(report);
-    match (private_key, password) {
-        (Some(path), _) => Some(Login::PrivateKey { user: user?, path, passphrase }),
-        (None, Some(password)) => Some(Login::Password { user: user?, password }),
-        (None, None) => None,
     }
 }
 

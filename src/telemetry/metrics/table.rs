@@ -245,6 +245,11 @@ table! {
         &[BACKEND, closed("phase", ConnectPhase::VALUES)],
         CONNECT_SECONDS,
     );
+    BACKEND_CIRCUIT_OPEN = gauge(
+        "ftps2sftp_backend_circuit_open",
+        "1 while logins fail at once because no address of the backend answered, again and again; else 0.",
+        &[BACKEND],
+    );
     DRAINING = gauge("ftps2sftp_draining", "1 from the signal to stop on, else 0.", &[]);
     RELOADS = counter(
         "ftps2sftp_reloads_total",

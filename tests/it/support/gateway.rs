@@ -115,6 +115,12 @@ impl Setup {
         self
     }
 
+    /// Adds everybody else, by passthrough.
+    pub(crate) fn with_passthrough(mut self) -> Self {
+        self.users.push_str("  \"*\": {backend: files, login: passthrough}\n");
+        self
+    }
+
     /// Adds top-level keys.
     pub(crate) fn with(mut self, yaml: &str) -> Self {
         self.more.push_str(yaml);

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ftps2sftp::config::algorithms::Algorithms;
 use ftps2sftp::config::{Backend, HostPort, Quirks};
 use tempfile::TempDir;
 
@@ -60,6 +61,8 @@ pub(crate) struct Options {
     pub(crate) keyboard_interactive: bool,
     /// `-n` and `-V` of `ssh-keygen -s`: the first host key gets a certificate.
     pub(crate) host_certificate: Option<(String, String)>,
+    /// There is an authority for user certificates, see [`Sshd::certify`].
+    pub(crate) user_authority: bool,
 }
 
 impl Default for Options {
@@ -69,6 +72,7 @@ impl Default for Options {
             config: Vec::new(),
             keyboard_interactive: false,
             host_certificate: None,
+            user_authority: false,
         }
     }
 }
@@ -173,21 +177,42 @@ impl Sshd {
             quirks: Quirks::default(),
             shared: false,
             idle_release: None,
+            algorithms: Algorithms::modern(),
+            jump: None,
+            login: None,
         })
     }
 
     /// A new private key that logs [`USER`] in. `arguments` go to `ssh-keygen`, such as `-t rsa -m PEM`.
     pub(crate) fn client_key(&self, arguments: &[&str], passphrase: &str) -> PathBuf {
+        let file = self.strange_key(arguments, passphrase);
+        self.authorize(&public_key(&file.with_extension("pub")));
+        file
+    }
+
+    /// A new private key that the server knows nothing of.
+    pub(crate) fn strange_key(&self, arguments: &[&str], passphrase: &str) -> PathBuf {
         let keys = self.directory.path().join("client_keys");
         fs::create_dir_all(&keys).unwrap();
-        let file = keys.join(fs::read_dir(&keys).unwrap().count().to_string());
+        let file = keys.join(format!("key{}", fs::read_dir(&keys).unwrap().count()));
         run(Command::new("ssh-keygen").args(["-q", "-N", passphrase, "-f"]).arg(&file).args(arguments));
-        let authorized = self.directory.path().join("authorized_keys").join(USER);
-        let mut lines = fs::read_to_string(&authorized).unwrap();
-        lines.push_str(&public_key(&file.with_extension("pub")));
-        lines.push('\n');
-        fs::write(&authorized, lines).unwrap();
         file
+    }
+
+    /// Lets [`USER`] in with the key of this line.
+    pub(crate) fn authorize(&self, key: &str) {
+        let authorized = self.directory.path().join("authorized_keys").join(USER);
+        let lines = fs::read_to_string(&authorized).unwrap();
+        fs::write(&authorized, format!("{lines}{key}\n")).unwrap();
+    }
+
+    /// Signs a key: the file of the certificate. `validity` is what `ssh-keygen -V` takes.
+    pub(crate) fn certify(&self, key: &Path, principal: &str, validity: &str) -> PathBuf {
+        let public = if key.extension().is_some() { key.to_owned() } else { key.with_extension("pub") };
+        let mut sign = Command::new("ssh-keygen");
+        sign.arg("-q").arg("-s").arg(self.directory.path().join("user_authority"));
+        run(sign.args(["-I", "user", "-n", principal, "-V", validity]).arg(&public));
+        PathBuf::from(format!("{}-cert.pub", public.with_extension("").display()))
     }
 
     /// A path beside the server's own files, gone with it.
@@ -354,6 +379,11 @@ fn write_files(directory: &Path, port: u16, options: &Options) {
         run(sign.arg(&key));
         config.push(format!("HostCertificate {}-cert.pub", key.with_extension("").display()));
     }
+    if options.user_authority {
+        let authority = path("user_authority");
+        run(Command::new("ssh-keygen").args(["-q", "-N", "", "-t", "ed25519", "-f"]).arg(&authority));
+        config.push(format!("TrustedUserCAKeys {}.pub", authority.display()));
+    }
     let passwords = if options.keyboard_interactive {
         ["UsePAM yes", "PasswordAuthentication no", "KbdInteractiveAuthentication yes"]
     } else {
@@ -408,14 +438,14 @@ fn require_tools() {
     assert_eq!(user, "0", "the sshd of the tests needs root: it mounts its own /etc/passwd and switches users");
 }
 
-fn public_key(file: &Path) -> String {
+pub(crate) fn public_key(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
     let mut fields = text.split(' ');
     format!("{} {}", fields.next().unwrap(), fields.next().unwrap().trim())
 }
 
 /// Standard output of a command that must succeed, without the last line end.
-fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", output.stderr.escape_ascii());
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
