@@ -12,6 +12,7 @@ mod active_mode;
 mod attributes;
 mod backend_link;
 mod brute_force;
+mod certificates;
 mod client_certificates;
 mod command_line;
 mod commands;

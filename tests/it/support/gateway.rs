@@ -53,6 +53,8 @@ pub(crate) struct Setup {
     pub(crate) more: String,
     /// Lines under `tls`, indented by two.
     pub(crate) tls: String,
+    /// Further items of `tls.certificates`, each with a comma in front.
+    pub(crate) certificates: String,
     /// Lines under `passive`, indented by two.
     pub(crate) passive: String,
     /// `log.level`.
@@ -139,8 +141,9 @@ impl Gateway {
         let configuration = format!(
             "listeners:\n  - {{name: explicit, address: \"127.0.0.1:0\", tls: explicit}}\n  - {{name: implicit, \
              address: \"127.0.0.1:0\", tls: implicit}}\ntls:\n  certificates: [{{certificate: tls.crt, key: \
-             tls.key}}]\n{}passive:\n  ports: {first}-{}\n{}backends:\n{}users:\n{}admin: {{address: \
+             tls.key}}{}]\n{}passive:\n  ports: {first}-{}\n{}backends:\n{}users:\n{}admin: {{address: \
              \"127.0.0.1:0\"}}\nlog: {{format: json, level: \"{}\"}}\n{limits}{}",
+            setup.certificates,
             setup.tls,
             first + PASSIVE_PORTS - 1,
             setup.passive,
