@@ -23,17 +23,19 @@ use tracing::{info, warn};
 use crate::admin::{self, Readiness};
 use crate::config::error::Problem;
 use crate::config::{self, Config, Loaded, Login, MappedLogin, Material};
-use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
+use crate::identity::{FailedLogins, SessionSlots};
 use crate::server;
 use crate::session::current::Current;
 use crate::session::digests::Digests;
 use crate::session::line::Pool;
+use crate::session::rates::Rates;
 use crate::session::services::{Realm, Services, mapped_credentials};
 use crate::shutdown::Shutdown;
 use crate::ssh::{self, KnownHosts, LoginKey, LoginKeyError, Target};
 use crate::telemetry::logging::{self, LogGuard, LoggingError};
 use crate::telemetry::metrics::{self, Exposition, InstallError};
+use crate::tls::client_certificate::ClientAuthorities;
 use crate::tls::{ServerTls, TlsError, certificate};
 use crate::transfer::in_place::InPlace;
 use crate::transfer::passive::PassivePorts;
@@ -60,6 +62,12 @@ pub fn check_materials(loaded: Loaded) -> Result<Config, Vec<Problem>> {
         match material {
             Material::Certificate { at, certificate, key } => {
                 if let Err(error) = certificate::load(certificate, key) {
+                    problems.push(Problem::new(at.as_str(), error.to_string()).hint(error.hint()));
+                }
+            }
+            Material::ClientAuthorities { at, crl_at, ca, crl } => {
+                if let Err(error) = ClientAuthorities::load(ca, crl.as_deref()) {
+                    let at = if error.is_of_revocation(crl.as_deref()) { crl_at } else { at };
                     problems.push(Problem::new(at.as_str(), error.to_string()).hint(error.hint()));
                 }
             }
@@ -134,7 +142,7 @@ impl Process {
     }
 }
 
-/// Says in the log what was accepted and has no effect yet.
+/// Says in the log what was accepted and is worth to be said.
 pub fn log_warnings(warnings: &[Problem]) {
     for warning in warnings {
         warn!(key = %warning.at, "{}", warning.what);
@@ -332,7 +340,12 @@ fn server_tls(config: &Config) -> Result<ServerTls, StartError> {
                 .map_err(|error| StartError::Material(Problem::new(at, error.to_string()).hint(error.hint())))?,
         );
     }
-    Ok(ServerTls::new(certificates, config.tls.min_version)?)
+    let clients = config.tls.client_certificates.as_ref().map(|clients| {
+        ClientAuthorities::load(&clients.ca, clients.crl.as_deref())
+            .and_then(|authorities| authorities.verifier(clients.required))
+            .map_err(|error| StartError::Material(Problem::new("tls.client_ca", error.to_string()).hint(error.hint())))
+    });
+    Ok(ServerTls::new(certificates, config.tls.min_version, clients.transpose()?)?)
 }
 
 fn services(config: &Config) -> Result<Services, StartError> {
@@ -344,6 +357,8 @@ fn services(config: &Config) -> Result<Services, StartError> {
         passive_address: config.passive.address.clone(),
         active: config.active,
         slots: SessionSlots::new(&config.limits),
+        failed_logins: FailedLogins::new(&config.limits.failed_logins),
+        rates: Rates::default(),
         digests: Digests::default(),
         in_place: InPlace::default(),
         sweeper: Sweeper::default(),

@@ -145,7 +145,8 @@ impl Reloader {
         };
         let has_changed = |object| changed.contains(&object);
         // Everything is made before anything is replaced.
-        let tls = has_changed(ReloadObject::Tls).then(|| server_tls(config)).transpose().map_err(as_problem)?;
+        let is_new = has_changed(ReloadObject::Tls) || has_changed(ReloadObject::ClientAuthorities);
+        let tls = is_new.then(|| server_tls(config)).transpose().map_err(as_problem)?;
         let current = self.services.realm.get();
         if has_changed(ReloadObject::Backends) || has_changed(ReloadObject::Users) {
             let kept = if has_changed(ReloadObject::Backends) { None } else { Some(&current.targets) };
@@ -237,6 +238,7 @@ impl Seen {
         for material in &loaded.materials {
             let object = match material {
                 Material::Certificate { .. } => ReloadObject::Tls,
+                Material::ClientAuthorities { .. } => ReloadObject::ClientAuthorities,
                 Material::KnownHosts { .. } => ReloadObject::KnownHosts,
                 Material::LoginKey { at, .. } => object_of(at),
             };
@@ -257,6 +259,9 @@ fn object_of(at: &str) -> ReloadObject {
     let key = at.split(['.', '[']).next().unwrap_or_default();
     if key == "backends" && at.contains("known_hosts") {
         return ReloadObject::KnownHosts;
+    }
+    if key == "tls" && at.contains(".client_") {
+        return ReloadObject::ClientAuthorities;
     }
     RELOADED.iter().find(|(name, _)| *name == key).map_or(ReloadObject::Configuration, |(_, object)| *object)
 }

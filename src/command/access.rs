@@ -9,13 +9,16 @@ use crate::config::secret::Secret;
 use crate::config::{Login, User};
 use crate::ftp::argument::{self, Host};
 use crate::ftp::path::VirtualPath;
+use crate::identity::FailedLogins;
+use crate::identity::account::Claim;
 use crate::identity::root::Root;
 use crate::session::backend::{BackendError, BackendLink};
-use crate::session::logged_in::LoggedIn;
+use crate::session::logged_in::{LoggedIn, ProofKind};
 use crate::session::pending::Pending;
 use crate::session::services::{Realm, Services, mapped_credentials};
 use crate::session::{Session, Stage};
 use crate::ssh::{ConnectError, Credentials};
+use crate::tls::client_certificate::ClientCertificate;
 
 use super::failure::{CommandError, LoginError};
 use super::{Argument, Step};
@@ -25,12 +28,13 @@ const MAX_USER: usize = 255;
 
 /// A failed PASS is answered only at a whole multiple of this time after it came, so that what was done meanwhile (no
 /// user, wrong hash, refused by the backend) cannot be told from the time it took. Above the two seconds that PAM
-/// commonly adds on an SSH server. It slows down guessing, too.
+/// commonly adds on an SSH server. It slows down guessing, too, and the more so the more failures came before
+/// ([`FailedLogins`]).
 const FAILED_LOGIN_STEP: Duration = Duration::from_secs(3);
 
 pub(super) async fn user(
     session: &mut Session,
-    _services: &Services,
+    services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
     if matches!(session.stage, Stage::LoggedIn(_)) {
@@ -40,7 +44,25 @@ pub(super) async fn user(
     if name.len() > MAX_USER || name.iter().any(u8::is_ascii_control) {
         return Err(CommandError::Refused(501, "That cannot be a user name"));
     }
-    // SECURITY: nothing is looked up here, so the answer tells nothing about the name.
+    // SECURITY: for a client without a certificate nothing is looked up here, so the answer tells nothing about the name.
+    if let Some(certificate) = certificate(session) {
+        let realm = services.realm.get();
+        let user = realm.accounts.find(name);
+        match realm.accounts.claim(user.as_deref(), Some(&certificate)) {
+            Claim::Proven if user.is_some_and(|user| user.password_hash.is_none()) => {
+                session.stage = Stage::New;
+                let state = try_to_log_in(session, services, name, Proof::Certificate).await?;
+                session.log_in(state);
+                // RFC 4217 §4.2: "authorized by security data exchange", no PASS is needed.
+                return Ok(Step::reply(232, "Logged in by your certificate"));
+            }
+            Claim::Refuted => {
+                session.stage = Stage::New;
+                try_to_log_in(session, services, name, Proof::Certificate).await?;
+            }
+            Claim::Proven | Claim::NotNeeded | Claim::Missing => {}
+        }
+    }
     session.stage = Stage::Named(name.to_vec());
     Ok(Step::reply(331, "Password required"))
 }
@@ -50,41 +72,98 @@ pub(super) async fn pass(
     services: &Services,
     argument: Argument<'_>,
 ) -> Result<Step, CommandError> {
-    let came = Instant::now();
     let name = match std::mem::replace(&mut session.stage, Stage::New) {
         Stage::Named(name) => name,
         other => {
+            let needs_none = matches!(&other, Stage::LoggedIn(state) if state.proof == ProofKind::Certificate);
             session.stage = other;
+            if needs_none {
+                return Ok(Step::reply(202, "No password needed"));
+            }
             return Err(CommandError::Refused(503, "USER first"));
         }
     };
-    match log_in(session, services, &name, Secret::new(argument.verbatim())).await {
-        Ok(state) => {
-            session.log_in(state);
-            Ok(Step::reply(230, "Logged in"))
-        }
-        Err(error @ (LoginError::BadCredentials | LoginError::RefusedByBackend(_))) => {
-            session.failed_logins += 1;
-            let steps = came.elapsed().as_nanos() / FAILED_LOGIN_STEP.as_nanos() + 1;
-            sleep_until(came + FAILED_LOGIN_STEP * u32::try_from(steps).unwrap_or(u32::MAX)).await;
-            if session.failed_logins >= services.limits.failed_logins_per_session {
-                return Err(LoginError::TooMany.into());
-            }
-            Err(error.into())
-        }
-        Err(error) => Err(error.into()),
-    }
+    let password = Secret::new(argument.verbatim());
+    let state = try_to_log_in(session, services, &name, Proof::Password(password)).await?;
+    session.log_in(state);
+    Ok(Step::reply(230, "Logged in"))
 }
 
-async fn log_in(session: &Session, services: &Services, name: &[u8], password: Secret) -> Result<LoggedIn, LoginError> {
+/// What a client comes with, besides its name.
+enum Proof {
+    /// A certificate that it showed.
+    Certificate,
+    /// A password, and perhaps a certificate.
+    Password(Secret),
+}
+
+fn certificate(session: &Session) -> Option<Arc<ClientCertificate>> {
+    session.secured.as_ref()?.client_certificate.clone()
+}
+
+/// A login with all that failed ones have for a consequence.
+async fn try_to_log_in(
+    session: &mut Session,
+    services: &Services,
+    name: &[u8],
+    proof: Proof,
+) -> Result<LoggedIn, CommandError> {
+    let came = Instant::now();
+    let (error, steps) = match services.failed_logins.attempt(name, session.front.peer.ip()).await {
+        // SECURITY: neither a hash nor the backend is asked, and the client cannot tell it from a wrong password.
+        Err(banned) => (LoginError::Banned(banned), FailedLogins::steps_when_banned()),
+        Ok(attempt) => match log_in(session, services, name, proof).await {
+            Ok(state) => {
+                attempt.succeeded();
+                return Ok(state);
+            }
+            Err(error) if error.is_the_clients_fault() => {
+                let shown = services.realm.get().accounts.named(name);
+                let steps = attempt.failed(shown.as_ref().map(|user| user.name.as_str()));
+                (error, steps)
+            }
+            Err(error) => return Err(error.into()),
+        },
+    };
+    session.failed_logins += 1;
+    let taken = came.elapsed().as_nanos() / FAILED_LOGIN_STEP.as_nanos() + 1;
+    let steps = u32::try_from(taken).unwrap_or(u32::MAX).max(steps);
+    sleep_until(came + FAILED_LOGIN_STEP.saturating_mul(steps)).await;
+    if session.failed_logins >= services.limits.failed_logins.per_session {
+        return Err(LoginError::TooMany(Box::new(error)).into());
+    }
+    Err(error.into())
+}
+
+async fn log_in(session: &Session, services: &Services, name: &[u8], proof: Proof) -> Result<LoggedIn, LoginError> {
     let realm = services.realm.get();
     let user = realm.accounts.find(name);
-    // SECURITY: a user without a hash is let in only where the backend checks this very password.
-    let known = match user.as_deref() {
-        Some(User { password_hash: None, login: Login::Passthrough, .. }) => true,
-        user => realm.accounts.verify(user, &password).await,
+    let claim = realm.accounts.claim(user.as_deref(), certificate(session).as_deref());
+    let why_not = match (&user, claim) {
+        (_, Claim::Refuted) => Some(LoginError::WrongCertificate),
+        (_, Claim::Missing) => Some(LoginError::NoCertificate),
+        (Some(user), _) if !user.may_come_from(session.front.peer.ip()) => Some(LoginError::NotFromHere),
+        _ => None,
     };
-    let (Some(user), true) = (user, known) else { return Err(LoginError::BadCredentials) };
+    // SECURITY: who may not come in whatever the password is takes as long as who does not exist.
+    let user = user.filter(|_| why_not.is_none());
+    let (password, known) = match proof {
+        Proof::Certificate => (None, claim == Claim::Proven && user.is_some()),
+        Proof::Password(password) => {
+            let known = match user.as_deref() {
+                // SECURITY: a user without a hash is let in only where the backend checks this very password.
+                Some(User { password_hash: None, login: Login::Passthrough, .. }) => true,
+                user => realm.accounts.verify(user, &password).await,
+            };
+            (Some(password), known)
+        }
+    };
+    let (Some(user), true) = (user, known) else { return Err(why_not.unwrap_or(LoginError::BadCredentials)) };
+    let proof = match (&password, claim) {
+        (None, _) => ProofKind::Certificate,
+        (Some(_), Claim::Proven) => ProofKind::Both,
+        (Some(_), _) => ProofKind::Password,
+    };
     // The name goes into logs and to the backend, where only text is a name.
     let Ok(name) = String::from_utf8(name.to_vec()) else { return Err(LoginError::BadCredentials) };
     let credentials = credentials(&realm, &user, &name, password).ok_or(LoginError::BadCredentials)?;
@@ -104,6 +183,7 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
         Err(BackendError::Sftp(crate::sftp::SftpError::Status { .. })) => VirtualPath::root(),
         Err(error) => return Err(LoginError::BackendUnavailable(error)),
     };
+    let rates = user.rate.map(|rate| services.rates.of(&name, rate));
     Ok(LoggedIn {
         front: Arc::clone(&session.front),
         name,
@@ -118,12 +198,14 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], password: S
         endpoint: None,
         declined: None,
         slot,
+        proof,
+        rates,
     })
 }
 
-fn credentials(realm: &Realm, user: &User, name: &str, password: Secret) -> Option<Credentials> {
+fn credentials(realm: &Realm, user: &User, name: &str, password: Option<Secret>) -> Option<Credentials> {
     match user.login {
-        Login::Passthrough => Some(Credentials::password(name, password)),
+        Login::Passthrough => Some(Credentials::password(name, password?)),
         Login::Mapped(_) => mapped_credentials(user, &realm.login_keys),
     }
 }

@@ -7,6 +7,7 @@ use crate::config::Permissions;
 use crate::ftp::argument::ArgumentError;
 use crate::ftp::path::PathError;
 use crate::ftp::reply::Reply;
+use crate::identity::failed_logins::Banned;
 use crate::session::backend::BackendError;
 use crate::sftp::{SftpError, StatusCode};
 use crate::ssh::ConnectError;
@@ -84,15 +85,41 @@ pub enum LoginError {
     /// The backend does not accept the user. Told like a wrong password.
     #[error("the backend refused the login: {0}")]
     RefusedByBackend(#[source] ConnectError),
-    /// As often as a session may fail; the connection ends.
-    #[error("too many failed logins")]
-    TooMany,
+    /// They may not come from where they do. Told like a wrong password.
+    #[error("the user may not come from this address (users.*.from)")]
+    NotFromHere,
+    /// The certificate that the client showed is not that of the user, or it is somebody else's.
+    #[error("the client certificate is not that of the user (users.*.client_certificate)")]
+    WrongCertificate,
+    /// The user logs in by certificate, and the client showed none. Told like a wrong password.
+    #[error("the user needs a client certificate, and the client showed none (users.*.client_certificate)")]
+    NoCertificate,
+    /// Refused because of those that failed before. Told like a wrong password.
+    #[error("refused unasked: {0}")]
+    Banned(#[source] Banned),
+    /// As often as a session may fail; the connection ends. The last failure.
+    #[error("{0}; too many failed logins, closing")]
+    TooMany(#[source] Box<LoginError>),
     /// The backend cannot be used now; nothing is wrong with the credentials.
     #[error("the backend is unavailable: {0}")]
     BackendUnavailable(#[source] BackendError),
     /// The user has as many sessions as it may.
     #[error("too many sessions of this user")]
     TooManySessions,
+}
+
+impl LoginError {
+    /// Does it count as a failed login? What the backend or a bound of ours is the reason of does not.
+    pub fn is_the_clients_fault(&self) -> bool {
+        match self {
+            Self::BadCredentials
+            | Self::RefusedByBackend(_)
+            | Self::NotFromHere
+            | Self::WrongCertificate
+            | Self::NoCertificate => true,
+            Self::Banned(_) | Self::TooMany(_) | Self::BackendUnavailable(_) | Self::TooManySessions => false,
+        }
+    }
 }
 
 /// A reply, and whether the control connection closes after it.
@@ -145,8 +172,13 @@ pub fn reply_for(error: &CommandError) -> Answer {
         CommandError::Restart(what) => Answer::stay(554, what),
         CommandError::Ports(PortsExhausted) => Answer::stay(425, "No passive port is free, try again later"),
         CommandError::Login(error) => match error {
-            LoginError::BadCredentials | LoginError::RefusedByBackend(_) => Answer::stay(530, "Login incorrect"),
-            LoginError::TooMany => Answer::close(421, "Too many failed logins, closing"),
+            LoginError::BadCredentials
+            | LoginError::RefusedByBackend(_)
+            | LoginError::NotFromHere
+            | LoginError::NoCertificate
+            | LoginError::Banned(_) => Answer::stay(530, "Login incorrect"),
+            LoginError::WrongCertificate => Answer::stay(530, "That is not the user of your certificate"),
+            LoginError::TooMany(_) => Answer::close(421, "Too many failed logins, closing"),
             LoginError::BackendUnavailable(_) => {
                 Answer::close(421, "The file server is not available, try again later")
             }
@@ -182,6 +214,9 @@ fn data_reply(kind: TransferKind, error: &DataError) -> Reply {
         DataError::PortClosed => Reply::new(425, "The data port was closed"),
         DataError::HandshakeTimedOut => Reply::new(425, "The TLS handshake of the data connection took too long"),
         DataError::Handshake(_) => Reply::new(522, "The TLS handshake of the data connection failed"),
+        DataError::OtherCertificate => {
+            Reply::new(522, "The data connection did not show the client certificate of the control connection")
+        }
         DataError::NotResumed(_) => {
             Reply::new(522, "The data connection must resume the TLS session of the control connection")
         }

@@ -1,6 +1,8 @@
 //! STOR, APPE and STOU (RFC 959 §4.1.3), with REST before them (RFC 3659 §5): what stands under the name, and how the file is
 //! opened. Everything the backend can refuse is asked before 150; from there on `transfer` carries it out.
 
+use std::sync::Arc;
+
 use crate::ftp::reply::Reply;
 use crate::identity::root::Follow;
 use crate::session::backend::BackendError;
@@ -150,6 +152,7 @@ async fn begin(
         offset,
         ascii: converts(session),
         window: services.limits.transfer_window,
+        rate: session.rates.as_ref().map(|rates| Arc::clone(&rates.up)),
         idle: services.timeouts.data_idle,
         strict_end: session.policy().upload_eof_strict,
         digest: digest::of_transfers(session, services).filter(|_| is_whole),

@@ -77,9 +77,9 @@ const fn not_offered(verb: &'static str, syntax: &'static str, reference: &'stat
 pub const TABLE: &[CommandSpec] = &[
     // Access control
     CommandSpec { verb: "USER", theme: Theme::Access, syntax: "USER <name>", reference: "RFC 959 §4.1.1", pending: PendingEffect::ClearsAll,
-        replies: &[331, 501, 530], handler: anytime!(access::user), ..ORDINARY },
+        replies: &[232, 331, 421, 501, 530], handler: anytime!(access::user), ..ORDINARY },
     CommandSpec { verb: "PASS", theme: Theme::Access, syntax: "PASS <password>", reference: "RFC 959 §4.1.1",
-        replies: &[230, 421, 503, 530], handler: anytime!(access::pass), ..ORDINARY },
+        replies: &[202, 230, 421, 503, 530], handler: anytime!(access::pass), ..ORDINARY },
     CommandSpec { verb: "ACCT", theme: Theme::Access, syntax: "ACCT <account>", reference: "RFC 959 §4.1.1",
         replies: &[202, 503], handler: anytime!(access::acct), ..ORDINARY },
     CommandSpec { verb: "QUIT", syntax: "QUIT", reference: "RFC 959 §4.1.1", before_tls: true,

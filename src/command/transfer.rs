@@ -102,6 +102,7 @@ pub(super) async fn retr(
         length,
         digest,
         window: services.limits.transfer_window,
+        rate: session.rates.as_ref().map(|rates| Arc::clone(&rates.down)),
         idle: services.timeouts.data_idle,
     };
     let transfer =

@@ -24,7 +24,7 @@ pub struct Loaded {
     pub config: Option<Config>,
     /// Every mistake in it.
     pub problems: Vec<Problem>,
-    /// What is accepted and has no effect yet.
+    /// What is accepted, and worth to be said.
     pub warnings: Vec<Problem>,
     /// The files it names, where they can be read: their content is for the rooms that know them. They are listed
     /// when there are problems too, so that all mistakes can be told in one go.
@@ -41,6 +41,8 @@ pub struct Loaded {
 pub enum Material {
     /// A certificate chain and its key: `tls.certificates[0]`.
     Certificate { at: String, certificate: PathBuf, key: PathBuf },
+    /// The authorities of client certificates and their revocation lists: `tls.client_ca`, `tls.client_crl`.
+    ClientAuthorities { at: String, crl_at: String, ca: PathBuf, crl: Option<PathBuf> },
     /// Host keys of a backend: `backends.warehouse.known_hosts`.
     KnownHosts { at: String, path: PathBuf },
     /// A key for logging in on a backend, and its certificate: `users.acme.login`.
@@ -52,6 +54,9 @@ impl Material {
     pub fn files(&self) -> Vec<&Path> {
         match self {
             Self::Certificate { certificate, key, .. } => vec![certificate, key],
+            Self::ClientAuthorities { ca, crl, .. } => {
+                [Some(ca), crl.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect()
+            }
             Self::KnownHosts { path, .. } => vec![path],
             Self::LoginKey { key, .. } => {
                 let of_holder = match &key.holder {

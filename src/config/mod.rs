@@ -5,12 +5,14 @@
 //! in form. Every rejection is an [`error::Problem`] with its key path and a hint.
 
 pub mod algorithms;
+pub mod client_certificate;
 mod decode;
 pub mod error;
 mod files;
 pub mod fingerprint;
 mod interpolate;
 mod load;
+pub mod network;
 pub mod password_hash;
 mod raw;
 mod scalar;
@@ -30,6 +32,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use algorithms::Algorithms;
+use client_certificate::CertificateRule;
+use network::Network;
 use secret::Secret;
 
 /// Everything the gateway was told.
@@ -97,6 +101,19 @@ pub struct Tls {
     pub min_version: TlsVersion,
     /// USER and PASS only under TLS.
     pub require_control: bool,
+    /// Certificates that clients show; `None` where they are not asked for any.
+    pub client_certificates: Option<ClientCertificates>,
+}
+
+/// `tls.client_certificates`, `client_ca` and `client_crl`
+#[derive(Debug, Clone)]
+pub struct ClientCertificates {
+    /// No TLS without one.
+    pub required: bool,
+    /// The authorities whose certificates count: a PEM bundle.
+    pub ca: PathBuf,
+    /// Their revocation lists: a PEM bundle.
+    pub crl: Option<PathBuf>,
 }
 
 /// A certificate chain and its key, both PEM files.
@@ -201,6 +218,12 @@ pub struct User {
     pub name: String,
     /// Who they are to us; `None` where the backend decides (`login: passthrough`).
     pub password_hash: Option<PasswordHash>,
+    /// Any password will do: only ever the user `anonymous`.
+    pub takes_any_password: bool,
+    /// The certificate they must show.
+    pub client_certificate: Option<CertificateRule>,
+    /// Where they may come from.
+    pub from: Vec<Network>,
     /// Where their files are.
     pub backend: Arc<Backend>,
     /// Who they are to the backend.
@@ -211,8 +234,17 @@ pub struct User {
     pub permissions: Permissions,
     /// Sessions at once under this name; `None` is no bound of its own.
     pub max_sessions: Option<u32>,
+    /// Bytes of file contents per second under this name, each way; `None` is no bound.
+    pub rate: Option<u64>,
     /// How their transfers and names are treated.
     pub policy: Policy,
+}
+
+impl User {
+    /// May they come from this address?
+    pub fn may_come_from(&self, address: IpAddr) -> bool {
+        self.from.iter().any(|network| network.contains(address))
+    }
 }
 
 /// A password hash in modular crypt or PHC form, its form already checked.
@@ -372,10 +404,53 @@ pub struct Limits {
     pub sessions: usize,
     /// Sessions from one address.
     pub sessions_per_ip: usize,
-    /// Failed logins before a control connection is closed.
-    pub failed_logins_per_session: u32,
+    /// When failed logins have consequences.
+    pub failed_logins: FailedLogins,
     /// Bytes in flight per transfer, and so its memory.
     pub transfer_window: usize,
+    /// Commands per second of one session; who sends more is read more slowly.
+    pub commands_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 10_000,
+            sessions_per_ip: 1000,
+            failed_logins: FailedLogins {
+                per_session: 3,
+                per_ip: Some(20),
+                per_user: Some(20),
+                window: Duration::from_secs(5 * 60),
+                ban: Duration::from_secs(10 * 60),
+            },
+            // Measured over 40 ms of round trip: half of it carries half as much, twice as much gains little.
+            transfer_window: 8 * 1024 * 1024,
+            commands_per_second: 200,
+        }
+    }
+}
+
+/// `limits.failed_logins`
+#[derive(Debug, Clone)]
+pub struct FailedLogins {
+    /// So many close the control connection.
+    pub per_session: u32,
+    /// So many within the window ban an address; `None` bans none.
+    pub per_ip: Option<u32>,
+    /// So many within the window ban a name; `None` bans none.
+    pub per_user: Option<u32>,
+    /// How long a failure counts.
+    pub window: Duration,
+    /// How long a ban lasts.
+    pub ban: Duration,
+}
+
+impl FailedLogins {
+    /// How many failures make a name unknown at an address where it has logged in.
+    pub fn per_known(&self) -> Option<u32> {
+        self.per_user.or(self.per_ip)
+    }
 }
 
 /// Deadlines.

@@ -15,6 +15,8 @@ use crate::ftp::time::Zone;
 
 /// Longest duration: far beyond use, and far below where adding it to a clock overflows.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// Slowest rate: below it a block of file takes longer than clients wait.
+const MIN_RATE: u64 = 1024;
 /// Longest path on a backend, as everywhere else in the gateway.
 const MAX_PATH: usize = 4096;
 
@@ -55,6 +57,16 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
         _ => return Err(FORM),
     };
     number.checked_mul(bytes).ok_or(Wrong::Value("is too large", None))
+}
+
+/// `10MiB/s`: bytes per second.
+pub(super) fn rate(text: &str) -> Result<u64, Wrong> {
+    const FORM: Wrong = Wrong::Form(Some("a size and /s, such as 512KiB/s"));
+    let rate = size(text.strip_suffix("/s").ok_or(FORM)?).map_err(|_| FORM)?;
+    if rate < MIN_RATE {
+        return Err(Wrong::Value("is too slow", Some("at least 1KiB/s; `permissions` says who may transfer nothing")));
+    }
+    Ok(rate)
 }
 
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {

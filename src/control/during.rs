@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use crate::command::failure::{self, CommandError};
 use crate::command::spec::{self, CommandSpec, DuringTransfer};
@@ -61,7 +61,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
         let now = self.shutdown.now.clone();
         let mut ticks = interval(METER_INTERVAL);
         let mut outcome = loop {
-            let listening = watch.ended.is_none() && !watch.quit && self.waiting.len() < MAX_QUEUED_LINES;
+            let ready_at = self.pace.ready_at();
+            let is_ahead = ready_at > Instant::now();
+            let listening = watch.ended.is_none() && !watch.quit && !is_ahead && self.waiting.len() < MAX_QUEUED_LINES;
             tokio::select! {
                 biased;
                 outcome = &mut running => break outcome,
@@ -73,6 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
                     Ok(decoded) => self.meanwhile(decoded, &mut watch, &stop, &progress).await,
                     Err(error) => watch.ended = Some(Ended::Gone(error)),
                 },
+                () = sleep_until(ready_at), if is_ahead => {}
                 _ = ticks.tick() => {}
             }
             watch.stop_if_ended(&stop);
@@ -121,6 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
                 self.waiting.push_back(Waiting::Line(line));
             }
             Some(DuringTransfer::Tells) if bare && self.waiting.is_empty() => {
+                self.pace.count(Some(self.services.limits.commands_per_second));
                 let reply = information::status(&mut self.session, Some(progress.bytes()));
                 if let Err(ended) = self.write(&reply).await {
                     watch.ended = Some(ended);

@@ -2,6 +2,7 @@
 //! where what happened is counted and logged.
 
 mod during;
+mod pace;
 mod record;
 mod records;
 pub mod stream;
@@ -23,11 +24,13 @@ use crate::config::TlsMode;
 use crate::ftp::line::{Decoded, LineDecoder};
 use crate::ftp::reply::Reply;
 use crate::ftp::request::Request;
+use crate::identity::session_slots::ConnectionSlot;
 use crate::session::services::Services;
 use crate::session::{Session, Stage};
 use crate::shutdown::Shutdown;
 
 use self::during::{Handled, Then};
+use self::pace::Pace;
 use self::record::Recorder;
 use self::stream::ControlStream;
 
@@ -69,6 +72,9 @@ pub enum Ended {
     /// No successful PASS in time.
     #[error("no login in time")]
     LoginTimedOut,
+    /// Newer connections wanted its place, and nobody had logged in on it.
+    #[error("pushed out by newer connections before login")]
+    Evicted,
     /// The gateway stops.
     #[error("shutting down")]
     Drained,
@@ -89,6 +95,8 @@ pub struct Control<'a, S> {
     decoder: LineDecoder,
     waiting: VecDeque<Waiting>,
     session: Session,
+    slot: ConnectionSlot,
+    pace: Pace,
     services: &'a Services,
     shutdown: Shutdown,
     recorder: Recorder,
@@ -99,13 +107,15 @@ pub struct Control<'a, S> {
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
     /// A connection that was just accepted.
-    pub fn new(stream: S, session: Session, services: &'a Services, shutdown: Shutdown) -> Self {
+    pub fn new(stream: S, session: Session, slot: ConnectionSlot, services: &'a Services, shutdown: Shutdown) -> Self {
         let recorder = Recorder::new(&session.front.listener.name, session.front.listener.tls);
         Self {
             stream: ControlStream::Clear(stream),
             decoder: LineDecoder::new(),
             waiting: VecDeque::new(),
             session,
+            slot,
+            pace: Pace::new(),
             services,
             shutdown,
             recorder,
@@ -123,6 +133,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         };
         match ended {
             Ended::Idle | Ended::LoginTimedOut => self.last_words("Timed out, closing").await,
+            Ended::Evicted => self.last_words("Too many connections wait for a login, closing").await,
             Ended::Drained => self.last_words("The service is shutting down").await,
             Ended::Closed | Ended::Gone(_) => {}
         }
@@ -144,15 +155,27 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 Some(waiting) => waiting,
                 None => self.next_line().await?,
             };
+            self.keep_pace().await;
             match waiting {
                 Waiting::Line(line) => {
                     self.long_lines = 0;
                     // Boxed, so that a session that waits holds no room for the state of a command.
                     Box::pin(self.command(&line)).await?;
+                    if self.session.logged_in().is_some() {
+                        self.slot.logged_in();
+                    }
                 }
                 Waiting::TooLong => self.too_long().await?,
             }
         }
+    }
+
+    /// Nothing is read while a client is ahead of its pace, so that TCP holds it back. It waits for one command's time at
+    /// most, which no deadline notices.
+    async fn keep_pace(&mut self) {
+        sleep_until(self.pace.ready_at()).await;
+        let rate = self.session.logged_in().is_some().then_some(self.services.limits.commands_per_second);
+        self.pace.count(rate);
     }
 
     /// TLS from here on; what was said in clear is forgotten.
@@ -163,7 +186,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         }
         let config = Arc::clone(&self.session.front.tls.control);
         let started = Instant::now();
-        let secured = self.stream.upgrade(config, self.services.timeouts.tls_handshake).await;
+        let turns = self.session.front.tls.turns.clone();
+        let secured = tokio::select! {
+            secured = turns.take(self.stream.upgrade(config, self.services.timeouts.tls_handshake)) => secured,
+            () = self.slot.evicted() => return Err(Ended::Evicted),
+        };
         self.recorder.control_handshake(secured.as_ref(), started.elapsed());
         self.session.secure(secured.map_err(|failed| failed.error)?);
         self.recorder.entered(&self.session);
@@ -188,6 +215,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 biased;
                 () = drain.cancelled() => return Err(Ended::Drained),
                 () = sleep_until(deadline) => return Err(late),
+                () = self.slot.evicted() => return Err(Ended::Evicted),
                 () = sleep_until(release_at), if release_after.is_some() => {
                     if let Some(state) = self.session.logged_in() {
                         // Boxed, as commands are.
@@ -195,17 +223,20 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                     }
                     continue;
                 }
-                decoded = self.decoded() => decoded?,
+                decoded = next_decoded(&mut self.stream, &mut self.decoder) => decoded?,
             };
             match decoded {
                 Decoded::Line(line) => return Ok(Waiting::Line(line)),
                 Decoded::TooLong => return Ok(Waiting::TooLong),
-                Decoded::Answer(bytes) => tokio::select! {
+                Decoded::Answer(bytes) => {
+                    self.keep_pace().await;
+                    tokio::select! {
                     biased;
                     () = drain.cancelled() => return Err(Ended::Drained),
                     () = sleep_until(deadline) => return Err(late),
                     answered = self.answer(bytes) => answered?,
-                },
+                    }
+                }
             }
         }
     }

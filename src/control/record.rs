@@ -9,6 +9,7 @@ use crate::command::failure::{CommandError, LoginError};
 use crate::command::spec::{CommandSpec, Theme};
 use crate::config::TlsMode;
 use crate::ftp::reply::Reply;
+use crate::session::logged_in::ProofKind;
 use crate::session::{Session, Stage};
 use crate::telemetry::metrics::{
     self, Channel, CommandGroup, Direction, HandshakeResult, LoginMethod, LoginResult, SessionGuard, SessionState,
@@ -113,20 +114,19 @@ impl Recorder {
     /// A login that ended one way or the other.
     pub(super) fn login(&self, session: &Session, result: &Result<Step, CommandError>) {
         match (result, &session.stage) {
-            (Ok(Step::Reply(reply)), Stage::LoggedIn(state)) if reply.code() == 230 => {
-                metrics::login(LoginMethod::Password, LoginResult::Success);
+            (Ok(Step::Reply(reply)), Stage::LoggedIn(state)) if [230, 232].contains(&reply.code()) => {
+                let method = match state.proof {
+                    ProofKind::Password => LoginMethod::Password,
+                    ProofKind::Certificate => LoginMethod::Certificate,
+                    ProofKind::Both => LoginMethod::Both,
+                };
+                metrics::login(method, LoginResult::Success);
                 tracing::Span::current().record("user", state.name.as_str());
                 info!(user.name = %state.name, backend.name = %state.backend.name(), "logged in");
             }
             (Err(CommandError::Login(error)), _) => {
-                let result = match error {
-                    LoginError::BadCredentials => LoginResult::BadCredentials,
-                    LoginError::RefusedByBackend(_) => LoginResult::BackendDenied,
-                    LoginError::TooMany => LoginResult::Throttled,
-                    LoginError::BackendUnavailable(_) => LoginResult::BackendUnavailable,
-                    LoginError::TooManySessions => LoginResult::Denied,
-                };
-                metrics::login(LoginMethod::Password, result);
+                let (method, result) = login_failure(error);
+                metrics::login(method, result);
                 warn!(exception.message = %error, "login failed");
             }
             _ => {}
@@ -190,6 +190,21 @@ fn handshake(secured: &Secured) -> (TlsVersion, HandshakeResult) {
     (version, if secured.resumed { HandshakeResult::Resumed } else { HandshakeResult::Full })
 }
 
+/// The labels of a failed login.
+fn login_failure(error: &LoginError) -> (LoginMethod, LoginResult) {
+    match error {
+        LoginError::BadCredentials => (LoginMethod::Password, LoginResult::BadCredentials),
+        LoginError::WrongCertificate | LoginError::NoCertificate => {
+            (LoginMethod::Certificate, LoginResult::BadCredentials)
+        }
+        LoginError::RefusedByBackend(_) => (LoginMethod::Password, LoginResult::BackendDenied),
+        LoginError::Banned(_) => (LoginMethod::Password, LoginResult::Throttled),
+        LoginError::TooMany(last) => login_failure(last),
+        LoginError::BackendUnavailable(_) => (LoginMethod::Password, LoginResult::BackendUnavailable),
+        LoginError::NotFromHere | LoginError::TooManySessions => (LoginMethod::Password, LoginResult::Denied),
+    }
+}
+
 fn group(theme: Theme) -> CommandGroup {
     match theme {
         Theme::Access => CommandGroup::Auth,
@@ -210,6 +225,7 @@ fn transfer_result(error: &TransferError) -> TransferResult {
             | DataError::NotReached(_)
             | DataError::Handshake(_)
             | DataError::NotResumed(_)
+            | DataError::OtherCertificate
             | DataError::WrongProtection
             | DataError::Broken(_)
             | DataError::NoCloseNotify => TransferResult::ClientError,

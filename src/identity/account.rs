@@ -4,15 +4,30 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::certificate;
 use super::password::Verifier;
 use crate::config::secret::Secret;
 use crate::config::{Config, User};
+use crate::tls::client_certificate::ClientCertificate;
 
 /// Everyone who may log in.
 pub struct Accounts {
     users: HashMap<Vec<u8>, Arc<User>>,
     any_user: Option<Arc<User>>,
     verifier: Verifier,
+}
+
+/// What a client certificate, or that there is none, says about a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Nothing: the name asks for none, and what was shown is nobody else's.
+    NotNeeded,
+    /// It is the user's.
+    Proven,
+    /// It is not the user's, or it is somebody else's.
+    Refuted,
+    /// The user must show one, and the client did not.
+    Missing,
 }
 
 impl Accounts {
@@ -29,11 +44,36 @@ impl Accounts {
         self.users.get(user).or(self.any_user.as_ref()).cloned()
     }
 
+    /// The entry of exactly this name.
+    pub fn named(&self, user: &[u8]) -> Option<Arc<User>> {
+        self.users.get(user).cloned()
+    }
+
+    /// Does the name go with the certificate? `user` is what [`Accounts::find`] found for the name.
+    pub fn claim(&self, user: Option<&User>, certificate: Option<&ClientCertificate>) -> Claim {
+        let rule = user.and_then(|user| user.client_certificate.as_ref());
+        let Some(certificate) = certificate else {
+            return if rule.is_some() { Claim::Missing } else { Claim::NotNeeded };
+        };
+        let names = certificate.names();
+        let fits = |rule| certificate::fits(rule, certificate, &names);
+        match rule {
+            Some(rule) if fits(rule) => Claim::Proven,
+            Some(_) => Claim::Refuted,
+            // TLS-51: whose certificate it is cannot be anybody else.
+            None if self.users.values().filter_map(|user| user.client_certificate.as_ref()).any(fits) => Claim::Refuted,
+            None => Claim::NotNeeded,
+        }
+    }
+
     /// Is this the password that the user's entry holds the hash of?
     ///
-    /// Where there is no user, or no hash, it takes as long and the answer is no; see [`Verifier::verify`]. A user
+    /// Where there is no user, or no hash to check against, it takes as long and the answer is no; see [`Verifier::verify`]. A user
     /// with `login: passthrough` and no hash is for the backend to check, not for this.
     pub async fn verify(&self, user: Option<&User>, password: &Secret) -> bool {
+        if user.is_some_and(|user| user.takes_any_password) {
+            return true;
+        }
         self.verifier.verify(user.and_then(|user| user.password_hash.as_ref()), password).await
     }
 }

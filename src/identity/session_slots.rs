@@ -1,11 +1,24 @@
-//! How many sessions there may be at once: in all, from one address, and under one name.
+//! How many sessions there may be at once: in all, from one address, and under one name; and how many of them may be
+//! connections that nobody has logged in on yet.
+//!
+//! Those wait in a queue of their own. Where it is full, or where they take room that is wanted, the oldest of them goes:
+//! whoever opens connections and says nothing (S-9) pushes out himself, and who logs in at once is never the oldest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::config::Limits;
+
+/// Connections before login, at most: at a thousand new ones a second each has two seconds, and a login takes a tenth of
+/// one. Each is a descriptor and some 60 KiB.
+const MOST_PENDING: usize = 2000;
+
+/// Those of one address: an office behind one address whose clients all come back at once has fewer logins under way.
+const MOST_PENDING_OF_ADDRESS: usize = 500;
 
 /// Counts sessions and lets no more begin than there may be. Clones share their counts.
 ///
@@ -26,6 +39,11 @@ struct Counts {
     sessions: usize,
     by_address: HashMap<IpAddr, usize>,
     by_user: HashMap<Vec<u8>, usize>,
+    /// Connections before login, by number: the lowest is the oldest.
+    pending: BTreeMap<u64, (IpAddr, CancellationToken)>,
+    pending_by_address: HashMap<IpAddr, BTreeSet<u64>>,
+    /// Connections so far.
+    connections: u64,
 }
 
 /// Why no further session may begin.
@@ -48,6 +66,10 @@ pub enum Full {
 pub struct ConnectionSlot {
     shared: Arc<Shared>,
     address: IpAddr,
+    number: u64,
+    /// Its place was given to a newer connection.
+    evicted: CancellationToken,
+    is_logged_in: bool,
 }
 
 /// The place of one logged-in session; dropping it gives the place back.
@@ -69,21 +91,30 @@ impl SessionSlots {
         }))
     }
 
-    /// A place for a connection from `address`. An IPv4 address and its IPv6-mapped form (RFC 4291 §2.5.5.2) are one.
+    /// A place for a connection from `address`, perhaps that of an older one on which nobody has logged in. An IPv4
+    /// address and its IPv6-mapped form (RFC 4291 §2.5.5.2) are one.
     ///
     /// # Errors
-    /// [`Full::Process`] or [`Full::Address`].
+    /// [`Full::Process`] or [`Full::Address`]: sessions that are logged in have all the places.
     pub fn connect(&self, address: IpAddr) -> Result<ConnectionSlot, Full> {
         let address = address.to_canonical();
         let mut counts = self.0.counts();
-        if counts.sessions >= self.0.sessions {
-            return Err(Full::Process);
+        let pending_here = counts.pending_by_address.get(&address).map_or(0, BTreeSet::len);
+        let here = counts.by_address.get(&address).copied().unwrap_or(0);
+        if pending_here >= MOST_PENDING_OF_ADDRESS || here >= self.0.sessions_per_ip {
+            let oldest = counts.pending_by_address.get(&address).and_then(BTreeSet::first).copied();
+            counts.evict(oldest.ok_or(Full::Address)?);
+        } else if counts.pending.len() >= MOST_PENDING || counts.sessions >= self.0.sessions {
+            let oldest = counts.pending.keys().next().copied();
+            counts.evict(oldest.ok_or(Full::Process)?);
         }
-        if !take(&mut counts.by_address, address, self.0.sessions_per_ip) {
-            return Err(Full::Address);
-        }
-        counts.sessions += 1;
-        Ok(ConnectionSlot { shared: Arc::clone(&self.0), address })
+        counts.connections += 1;
+        let number = counts.connections;
+        let evicted = CancellationToken::new();
+        counts.pending.insert(number, (address, evicted.clone()));
+        counts.pending_by_address.entry(address).or_default().insert(number);
+        counts.take(address);
+        Ok(ConnectionSlot { shared: Arc::clone(&self.0), address, number, evicted, is_logged_in: false })
     }
 
     /// A place under the name that a client logged in with, of which there are `maximum`; `None` is no bound.
@@ -106,6 +137,62 @@ impl SessionSlots {
     }
 }
 
+impl ConnectionSlot {
+    /// Completes when its place was given to another; never after the login.
+    pub async fn evicted(&self) {
+        if self.is_logged_in {
+            return std::future::pending().await;
+        }
+        self.evicted.cancelled().await;
+    }
+
+    /// Somebody has logged in on it: it is no longer among those that may be sent away.
+    pub fn logged_in(&mut self) {
+        if std::mem::replace(&mut self.is_logged_in, true) {
+            return;
+        }
+        let mut counts = self.shared.counts();
+        if !counts.forget_pending(self.number) {
+            // Its place went to another while the password was looked at. It is one more for a moment: the other is
+            // pending, and makes room when it is wanted.
+            counts.take(self.address);
+        }
+    }
+}
+
+impl Counts {
+    fn take(&mut self, address: IpAddr) {
+        self.sessions += 1;
+        *self.by_address.entry(address).or_default() += 1;
+    }
+
+    fn give_back(&mut self, address: IpAddr) {
+        self.sessions = self.sessions.saturating_sub(1);
+        give_back(&mut self.by_address, &address);
+    }
+
+    /// Sends a connection away and gives its place back at once, before it is gone.
+    fn evict(&mut self, number: u64) {
+        if let Some((address, evicted)) = self.pending.get(&number).cloned() {
+            evicted.cancel();
+            self.forget_pending(number);
+            self.give_back(address);
+        }
+    }
+
+    /// Was it still among the pending ones?
+    fn forget_pending(&mut self, number: u64) -> bool {
+        let Some((address, _)) = self.pending.remove(&number) else { return false };
+        if let Some(numbers) = self.pending_by_address.get_mut(&address) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.pending_by_address.remove(&address);
+            }
+        }
+        true
+    }
+}
+
 impl Shared {
     fn counts(&self) -> MutexGuard<'_, Counts> {
         // No panic is possible between lock and unlock, so a poisoned lock would hold sound counts all the same.
@@ -116,8 +203,10 @@ impl Shared {
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut counts = self.shared.counts();
-        counts.sessions = counts.sessions.saturating_sub(1);
-        give_back(&mut counts.by_address, &self.address);
+        // One that was evicted has given its place back already.
+        if counts.forget_pending(self.number) || self.is_logged_in {
+            counts.give_back(self.address);
+        }
     }
 }
 
@@ -147,23 +236,30 @@ fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use proptest::prelude::*;
 
     use super::*;
 
     fn slots(sessions: usize, sessions_per_ip: usize) -> SessionSlots {
-        SessionSlots::new(&Limits { sessions, sessions_per_ip, failed_logins_per_session: 3, transfer_window: 4 << 20 })
+        SessionSlots::new(&Limits { sessions, sessions_per_ip, ..Limits::default() })
     }
 
     fn address(last: u8) -> IpAddr {
         [127, 0, 0, last].into()
     }
 
+    fn logged_in(slots: &SessionSlots, last: u8) -> ConnectionSlot {
+        let mut slot = slots.connect(address(last)).unwrap();
+        slot.logged_in();
+        slot
+    }
+
     #[test]
     fn the_process_is_full() {
         let slots = slots(2, 2);
-        let first = slots.connect(address(1)).unwrap();
-        let _second = slots.connect(address(2)).unwrap();
+        let first = logged_in(&slots, 1);
+        let _second = logged_in(&slots, 2);
         assert_eq!(slots.connect(address(3)).unwrap_err(), Full::Process);
         drop(first);
         assert!(slots.connect(address(3)).is_ok());
@@ -172,11 +268,49 @@ mod tests {
     #[test]
     fn an_address_is_full_in_either_form() {
         let slots = slots(10, 1);
-        let first = slots.connect(address(1)).unwrap();
+        let first = logged_in(&slots, 1);
         assert_eq!(slots.connect("::ffff:127.0.0.1".parse().unwrap()).unwrap_err(), Full::Address);
         let _other = slots.connect(address(2)).unwrap();
         drop(first);
         assert!(slots.connect("::ffff:127.0.0.1".parse().unwrap()).is_ok());
+    }
+
+    /// S-9: a place on which nobody logs in goes to who comes later, the oldest first, of the own address first.
+    #[test]
+    fn the_oldest_that_has_not_logged_in_makes_room() {
+        let slots = slots(4, 2);
+        let session = logged_in(&slots, 1);
+        let (one, two) = (slots.connect(address(2)).unwrap(), slots.connect(address(1)).unwrap());
+        let is_evicted = |slot: &ConnectionSlot| slot.evicted().now_or_never().is_some();
+        // Its address has two.
+        let three = slots.connect(address(1)).unwrap();
+        assert!(!is_evicted(&one) && is_evicted(&two) && !is_evicted(&three));
+        let four = slots.connect(address(3)).unwrap();
+        assert_eq!(slots.sessions(), 4);
+        // The process has four.
+        let five = slots.connect(address(4)).unwrap();
+        assert!(is_evicted(&one) && !is_evicted(&three) && !is_evicted(&four) && !is_evicted(&session));
+        // It logs in all the same, because it was being looked at.
+        let mut two = two;
+        two.logged_in();
+        assert!(!is_evicted(&two));
+        assert_eq!(slots.sessions(), 5);
+        drop((one, two, three, four, five));
+        assert_eq!(slots.sessions(), 1);
+    }
+
+    #[test]
+    fn those_before_login_have_bounds_of_their_own() {
+        let slots = slots(100_000, 100_000);
+        let _crowd: Vec<_> = (0..3 * MOST_PENDING)
+            .map(|number| slots.connect([127, 1, 1, u8::try_from(number % 100).unwrap()].into()).unwrap())
+            .collect();
+        assert_eq!(slots.sessions(), MOST_PENDING);
+        let slots = super::tests::slots(100_000, 100_000);
+        let _crowd: Vec<_> = (0..MOST_PENDING).map(|_| slots.connect(address(1)).unwrap()).collect();
+        assert_eq!(slots.sessions(), MOST_PENDING_OF_ADDRESS);
+        let _sessions: Vec<_> = (0..3 * MOST_PENDING).map(|_| logged_in(&slots, 2)).collect();
+        assert_eq!(slots.sessions(), MOST_PENDING_OF_ADDRESS + 3 * MOST_PENDING);
     }
 
     #[test]
@@ -192,22 +326,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn counts_follow_the_slots_that_live(steps in prop::collection::vec((0_u8..3, 0_u8..4, 0_usize..8), 0..60)) {
+        fn counts_follow_the_slots_that_live(steps in prop::collection::vec((0_u8..4, 0_u8..4, 0_usize..8), 0..60)) {
             let slots = slots(6, 3);
             let (mut connections, mut logins) = (Vec::new(), Vec::new());
             for (step, which, index) in steps {
                 match step {
                     0 => connections.extend(slots.connect(address(which))),
                     1 => logins.extend(slots.log_in(&[which], Some(2))),
+                    2 => connections.get_mut(index).into_iter().for_each(ConnectionSlot::logged_in),
                     _ => {
                         if index < connections.len() { drop(connections.swap_remove(index)); }
                         if index < logins.len() { drop(logins.swap_remove(index)); }
                     }
                 }
+                // One that was evicted and then logs in is one too many.
+                connections.retain(|slot| slot.is_logged_in || !slot.evicted.is_cancelled());
                 prop_assert_eq!(slots.sessions(), connections.len());
                 prop_assert!(connections.len() <= 6 && logins.len() <= 8);
                 let counts = slots.0.counts();
                 prop_assert!(counts.by_address.values().all(|count| (1..=3).contains(count)));
+                prop_assert_eq!(counts.by_address.values().sum::<usize>(), connections.len());
+                let pending = connections.iter().filter(|slot| !slot.is_logged_in).count();
+                prop_assert_eq!(counts.pending.len(), pending);
+                prop_assert_eq!(counts.pending_by_address.values().map(BTreeSet::len).sum::<usize>(), pending);
                 prop_assert!(counts.by_user.values().all(|count| (1..=2).contains(count)));
                 prop_assert_eq!(counts.by_user.values().sum::<usize>(), logins.len());
             }

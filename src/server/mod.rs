@@ -95,7 +95,7 @@ async fn serve(
 ) {
     let peer = canonical(peer);
     let Ok(local) = stream.local_addr().map(canonical) else { return };
-    let Ok(_slot) = services.slots.connect(peer.ip()) else {
+    let Ok(slot) = services.slots.connect(peer.ip()) else {
         metrics::connection(&listener.name, ConnectionResult::Limit);
         debug!(client.address = %peer.ip(), "session limit reached");
         refuse(stream, listener.tls, "Too many sessions, try again later").await;
@@ -122,7 +122,7 @@ async fn serve(
         user = tracing::field::Empty
     );
     let front = Front::new(id, peer, local, listener, tls);
-    let control = Control::new(stream, Session::new(front), &services, shutdown);
+    let control = Control::new(stream, Session::new(front), slot, &services, shutdown);
     control.run().instrument(span).await;
 }
 

@@ -20,6 +20,7 @@ use super::Front;
 use super::backend::BackendLink;
 use super::parameters::Parameters;
 use super::pending::Pending;
+use super::rates::UserRates;
 
 /// The state of a session after PASS.
 #[derive(Debug)]
@@ -50,6 +51,21 @@ pub struct LoggedIn {
     pub declined: Option<Declined>,
     /// Its place among the sessions of its user.
     pub slot: UserSlot,
+    /// How it proved who it is.
+    pub proof: ProofKind,
+    /// How fast its transfers may be; `None` is as fast as they are.
+    pub rates: Option<UserRates>,
+}
+
+/// How a client proved who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProofKind {
+    /// A password.
+    Password,
+    /// A certificate.
+    Certificate,
+    /// A certificate and a password.
+    Both,
 }
 
 /// Directories remembered for the sweep at the end.

@@ -10,6 +10,7 @@ pub mod line;
 pub mod logged_in;
 pub mod parameters;
 pub mod pending;
+pub mod rates;
 pub mod services;
 
 use std::net::SocketAddr;

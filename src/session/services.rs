@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{Active, Limits, Login, PassiveAddress, Timeouts, User};
-use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
+use crate::identity::{FailedLogins, SessionSlots};
 use crate::ssh::{Credentials, LoginKey, Target};
 use crate::tls::ServerTls;
 use crate::transfer::in_place::InPlace;
@@ -16,6 +16,7 @@ use super::backend::Identity;
 use super::current::Current;
 use super::digests::Digests;
 use super::line::Pool;
+use super::rates::Rates;
 
 /// Who may come in, and where their files are. A session takes the one of the time of its login.
 #[derive(Debug)]
@@ -47,6 +48,10 @@ pub struct Services {
     pub active: Option<Active>,
     /// Sessions counted in all, by address and by user.
     pub slots: SessionSlots,
+    /// Failed logins counted by address and by name.
+    pub failed_logins: FailedLogins,
+    /// Rates of users who have one.
+    pub rates: Rates,
     /// Who asks for digests.
     pub digests: Digests,
     /// What is written to under its own name.

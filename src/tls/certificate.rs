@@ -105,7 +105,8 @@ fn is_valid_for(certificate: &CertifiedKey, name: &str) -> bool {
         .is_ok_and(|leaf| verify_server_name(&leaf, &name).is_ok())
 }
 
-fn pem_reason(error: &pem::Error) -> String {
+/// What a PEM file is not.
+pub(super) fn pem_reason(error: &pem::Error) -> String {
     match error {
         pem::Error::Io(error) => error.to_string(),
         pem::Error::NoItemsFound => "it holds no PEM block of the expected kind".to_owned(),

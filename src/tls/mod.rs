@@ -4,14 +4,18 @@
 //! connection that *resumes* has therefore proved that it belongs to this control session, under TLS 1.2 as under 1.3.
 
 pub mod certificate;
+pub mod client_certificate;
 pub mod hello;
 mod session_tickets;
+pub mod turns;
+pub mod x509;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::server::{NoClientAuth, NoServerSessionStorage, ServerSessionMemoryCache};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
 
@@ -21,7 +25,9 @@ pub use tokio_rustls::rustls::Error as TlsError;
 use crate::config::TlsVersion;
 
 use self::certificate::Certificates;
+use self::client_certificate::ClientCertificate;
 use self::session_tickets::{Issuer, NoTickets, ReadOnly, SessionTickets};
+use self::turns::Turns;
 
 /// TLS 1.3 tickets given on a control connection. Clients with a single-use cache (rustls keeps 8) get enough to begin
 /// with; each download gives one more.
@@ -36,14 +42,19 @@ const STORED_SESSIONS: usize = 1;
 /// What all sessions have in common: certificates and versions.
 pub struct ServerTls {
     base: ServerConfig,
+    turns: Turns,
 }
 
 impl ServerTls {
-    /// Makes the common part.
+    /// Makes the common part. Without `clients` they are asked for no certificates.
     ///
     /// # Errors
     /// When the cryptographic provider does not support the versions, which would be a defect of the build.
-    pub fn new(certificates: Vec<CertifiedKey>, min_version: TlsVersion) -> Result<Self, rustls::Error> {
+    pub fn new(
+        certificates: Vec<CertifiedKey>,
+        min_version: TlsVersion,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Self, rustls::Error> {
         const FROM_1_2: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
         const FROM_1_3: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
         let versions = match min_version {
@@ -52,11 +63,11 @@ impl ServerTls {
         };
         let mut base = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)?
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients.unwrap_or_else(|| Arc::new(NoClientAuth)))
             .with_cert_resolver(Arc::new(Certificates::new(certificates)));
         base.session_storage = Arc::new(NoServerSessionStorage {});
         base.max_early_data_size = 0;
-        Ok(Self { base })
+        Ok(Self { base, turns: Turns::new() })
     }
 
     /// The configurations of one control session.
@@ -73,7 +84,7 @@ impl ServerTls {
         control.session_storage = ServerSessionMemoryCache::new(STORED_SESSIONS);
         control.alpn_protocols = vec![b"ftp".to_vec()];
         control.send_tls13_tickets = CONTROL_TICKETS;
-        Ok(SessionTls { control: Arc::new(control), tickets, established: Arc::default() })
+        Ok(SessionTls { control: Arc::new(control), turns: self.turns.clone(), tickets, established: Arc::default() })
     }
 }
 
@@ -88,6 +99,8 @@ impl fmt::Debug for ServerTls {
 pub struct SessionTls {
     /// For the control connection.
     pub control: Arc<ServerConfig>,
+    /// What every handshake of it is to take.
+    pub turns: Turns,
     tickets: Arc<SessionTickets>,
     /// What the control connection's handshake was.
     established: Arc<OnceLock<Secured>>,
@@ -97,6 +110,17 @@ impl SessionTls {
     /// The control connection's handshake is complete.
     pub fn established(&self, secured: &Secured) {
         let _ = self.established.set(secured.clone());
+    }
+
+    /// Is this the client of the control connection, as far as certificates tell? Who showed one there shows the same
+    /// again, or resumes the session in which it did.
+    pub fn is_same_client(&self, data: &Secured) -> bool {
+        match self.established.get() {
+            Some(Secured { client_certificate: Some(control), .. }) => {
+                data.client_certificate.as_ref().is_some_and(|data| data.fingerprint == control.fingerprint)
+            }
+            Some(_) | None => true,
+        }
     }
 
     /// Why a data connection that did not resume the session could not.
@@ -194,6 +218,8 @@ pub struct Secured {
     pub resumed: bool,
     /// The name the client asked for (RFC 6066 §3).
     pub server_name: Option<Box<str>>,
+    /// What the client showed, now or in the session that it resumed.
+    pub client_certificate: Option<Arc<ClientCertificate>>,
 }
 
 impl Secured {
@@ -208,6 +234,10 @@ impl Secured {
             suite: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             server_name: connection.server_name().map(Box::from),
+            client_certificate: connection
+                .peer_certificates()
+                .and_then(|chain| chain.first())
+                .map(|leaf| Arc::new(ClientCertificate::of(leaf))),
         }
     }
 }

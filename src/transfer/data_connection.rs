@@ -71,6 +71,9 @@ pub enum DataError {
          (policy.data_tls_resumption: prefer lets it pass)"
     )]
     NotResumed(Unlike),
+    /// The control connection's client showed a certificate, and this one showed another, or none.
+    #[error("the data connection did not show the client certificate of the control connection")]
+    OtherCertificate,
     /// It came before PROT was changed, under the other protection.
     #[error("the data connection was opened under another protection level than PROT says now (policy.data_tls)")]
     WrongProtection,

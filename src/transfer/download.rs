@@ -1,5 +1,6 @@
 //! RETR: from an SFTP file handle to the data connection, in order, with a bounded window.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use super::data_connection::DataConnection;
 use super::digest::{Digested, Hasher};
 use super::endpoint::{DataEndpoint, Direction};
 use super::outcome::{Outcome, Progress, Stop, TransferError};
+use super::rate::Rate;
 
 /// A file that is open on the backend, and where it goes.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Download {
     pub digest: Option<Expected>,
     /// Bytes in flight.
     pub window: usize,
+    /// What it shares with other transfers, where there is a bound.
+    pub rate: Option<Arc<Rate>>,
     /// No byte taken by the client for so long ends the transfer.
     pub idle: Duration,
 }
@@ -41,7 +45,7 @@ pub struct Download {
 impl Download {
     /// Runs it to its end.
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
-        let Self { endpoint, file, size, offset, ascii, skip, length, digest, window, idle } = self;
+        let Self { endpoint, file, size, offset, ascii, skip, length, digest, window, rate, idle } = self;
         let mut hasher = digest.as_ref().map(|expected| Hasher::new(expected.algorithm));
         // Where the file is thought to end, for this transfer.
         let end = length.map(|length| offset.saturating_add(length));
@@ -57,7 +61,7 @@ impl Download {
                 connection = endpoint.open(Direction::ToClient) => connection?,
             };
             let sending = async {
-                let wanted = Wanted { ascii, skip, length: length.unwrap_or(u64::MAX) };
+                let wanted = Wanted { ascii, skip, length: length.unwrap_or(u64::MAX), rate: rate.as_deref() };
                 send(&mut source, &mut connection, wanted, idle, &progress, &mut hasher, &mut backend_bytes).await?;
                 is_whole(&source, offset + backend_bytes, size).await
             };
@@ -122,22 +126,23 @@ pub struct Expected {
 }
 
 /// What of the file is sent.
-struct Wanted {
+struct Wanted<'a> {
     ascii: bool,
     skip: u64,
     length: u64,
+    rate: Option<&'a Rate>,
 }
 
 async fn send(
     source: &mut ReadStream,
     connection: &mut DataConnection,
-    wanted: Wanted,
+    wanted: Wanted<'_>,
     idle: Duration,
     progress: &Progress,
     hasher: &mut Option<Hasher>,
     backend_bytes: &mut u64,
 ) -> Result<(), TransferError> {
-    let Wanted { ascii, mut skip, length } = wanted;
+    let Wanted { ascii, mut skip, length, rate } = wanted;
     let mut converter = ToNetwork::default();
     while *backend_bytes < length
         && let Some(first) = source.next().await?
@@ -150,7 +155,16 @@ async fn send(
             if let Some(hasher) = hasher {
                 hasher.update(&bytes);
             }
-            connection.queue(if ascii { converted(&mut converter, &bytes, &mut skip) } else { bytes });
+            let mut bytes = if ascii { converted(&mut converter, &bytes, &mut skip) } else { bytes };
+            if let Some(rate) = rate {
+                while bytes.len() > rate.piece() {
+                    rate.pass(rate.piece()).await;
+                    connection.queue(bytes.split_to(rate.piece()));
+                    connection.send(idle, progress).await?;
+                }
+                rate.pass(bytes.len()).await;
+            }
+            connection.queue(bytes);
             next = if connection.has_enough() { None } else { source.ready() };
         }
         connection.send(idle, progress).await?;

@@ -332,11 +332,17 @@ async fn shake_hands(
 ) -> Result<DataConnection, DataError> {
     let started = Instant::now();
     let resumes = rules.resumption != Resumption::Off;
-    let handshake = timeout(rules.handshake_timeout, handshake(stream, &rules.tls, resumes, direction)).await;
+    let handshake = rules.tls.turns.take(handshake(stream, &rules.tls, resumes, direction));
+    let handshake = timeout(rules.handshake_timeout, handshake).await;
     let connection = handshake.unwrap_or(Err(DataError::HandshakeTimedOut));
     let (version, result) = handshake_labels(connection.as_ref());
     metrics::tls_handshake(Channel::Data, version, result, started.elapsed());
     let connection = connection?;
+    // SECURITY: TLS-52: whoever else has a good certificate is not the client of the control connection.
+    if connection.secured().is_some_and(|secured| !rules.tls.is_same_client(&secured)) {
+        connection.acknowledge_end().await;
+        return Err(DataError::OtherCertificate);
+    }
     let unlike = connection.secured().filter(|secured| !secured.resumed).map(|secured| rules.tls.unlike(&secured));
     match unlike.filter(|_| rules.resumption == Resumption::Require) {
         None => Ok(connection),
@@ -363,9 +369,12 @@ fn result_label(opened: Result<&DataConnection, &DataError>) -> DataConnectionRe
         Err(DataError::NotOpened | DataError::PortClosed) => DataConnectionResult::Timeout,
         Err(DataError::NotReached(_)) => DataConnectionResult::Refused,
         Err(DataError::NotResumed(_)) => DataConnectionResult::NotResumed,
-        Err(DataError::HandshakeTimedOut | DataError::Handshake(_) | DataError::WrongProtection) => {
-            DataConnectionResult::TlsError
-        }
+        Err(
+            DataError::HandshakeTimedOut
+            | DataError::Handshake(_)
+            | DataError::OtherCertificate
+            | DataError::WrongProtection,
+        ) => DataConnectionResult::TlsError,
         Err(DataError::Broken(_) | DataError::NoCloseNotify | DataError::Idle) => DataConnectionResult::Refused,
     }
 }

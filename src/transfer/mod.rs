@@ -12,6 +12,7 @@ pub mod listing;
 pub mod outcome;
 pub mod passive;
 pub mod prompt_socket;
+pub mod rate;
 mod receipt;
 pub mod sweep;
 pub mod temporary;

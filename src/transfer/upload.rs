@@ -1,8 +1,9 @@
 //! STOR and APPE: from the data connection to an SFTP file handle, and to its final name only when all of it is stored.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio::time::timeout;
 
 use crate::ftp::ascii::FromNetwork;
@@ -15,6 +16,7 @@ use super::digest::{Digested, Hasher};
 use super::endpoint::{DataEndpoint, Direction};
 use super::landing::{Begun, Landing, Patience};
 use super::outcome::{Outcome, Progress, Stop, StopReason, TransferError};
+use super::rate::Rate;
 
 /// Read buffer of an ASCII upload, whose bytes change on the way: one TLS record (RFC 8446 §5.1).
 const CONVERSION_BUFFER: usize = 16 * 1024;
@@ -42,6 +44,8 @@ pub struct Upload {
     pub ascii: bool,
     /// Bytes in flight.
     pub window: usize,
+    /// What it shares with other transfers, where there is a bound.
+    pub rate: Option<Arc<Rate>>,
     /// Where further channels come from, if it may have some.
     pub more_channels: Option<MoreChannels>,
     /// No byte from the client for so long ends the transfer.
@@ -66,8 +70,20 @@ struct Reached {
 impl Upload {
     /// Runs it to its end. Success means that every WRITE, CLOSE and the rename were acknowledged.
     pub async fn run(self, stop: Stop, progress: Progress) -> Outcome {
-        let Self { endpoint, sftp, file, mut landing, offset, ascii, window, more_channels, idle, strict_end, digest } =
-            self;
+        let Self {
+            endpoint,
+            sftp,
+            file,
+            mut landing,
+            offset,
+            ascii,
+            window,
+            rate,
+            more_channels,
+            idle,
+            strict_end,
+            digest,
+        } = self;
         let mut hasher = digest.map(Hasher::new);
         let mut digested = None;
         let mut reached = Reached::default();
@@ -89,7 +105,7 @@ impl Upload {
             };
             // In place, what is under way on another channel could not be undone.
             let more = more_channels.filter(|_| !landing.is_in_place()).map(|more| (landing.path().clone(), more));
-            let manner = Reception { ascii, idle, strict_end, keep: landing.keeps_parts() };
+            let manner = Reception { ascii, idle, strict_end, keep: landing.keeps_parts(), rate };
             let mut sink = StripedWriter::new(file, offset, window.min(MAX_WINDOW), more);
             let received = tokio::select! {
                 reason = stop.tripped() => Err(reason.into()),
@@ -214,6 +230,21 @@ struct Reception {
     strict_end: bool,
     /// What comes of a broken upload is kept: the last bytes before the break count too.
     keep: bool,
+    rate: Option<Arc<Rate>>,
+}
+
+impl Reception {
+    /// The most to be read at once.
+    fn piece(&self) -> usize {
+        self.rate.as_ref().map_or(usize::MAX, |rate| rate.piece())
+    }
+
+    /// Holds the client back, where it has a rate: what is not read, it cannot send.
+    async fn pass(&self, bytes: usize) {
+        if let Some(rate) = &self.rate {
+            rate.pass(bytes).await;
+        }
+    }
 }
 
 async fn receive(
@@ -228,7 +259,7 @@ async fn receive(
     }
     let mut buffer = sink.buffer();
     loop {
-        let mut spare = buffer.spare();
+        let mut spare = buffer.spare().limit(manner.piece());
         let read = tokio::select! {
             biased;
             error = sink.failed() => return Err(error.into()),
@@ -247,6 +278,7 @@ async fn receive(
         if read == 0 {
             break;
         }
+        manner.pass(read).await;
         progress.add(read);
         if let Some(hasher) = hasher {
             hasher.update(buffer.last(read));
@@ -273,11 +305,13 @@ async fn receive_converted(
     loop {
         received.clear();
         received.reserve(CONVERSION_BUFFER);
+        let mut spare = (&mut received).limit(manner.piece());
         let read = tokio::select! {
             biased;
             error = sink.failed() => return Err(error.into()),
-            read = timeout(manner.idle, connection.read(&mut received)) => ended(read, manner.strict_end)?,
+            read = timeout(manner.idle, connection.read(&mut spare)) => ended(read, manner.strict_end)?,
         };
+        manner.pass(read).await;
         progress.add(read);
         converted.clear();
         if read == 0 {

@@ -19,7 +19,7 @@ const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$gXF06bnyQu2/HyTqnjtFjw$GufRKx
 /// A folder with the files that the documents below name. What is in them is not the configuration's business.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["tls.crt", "tls.key", "known_hosts", "id_ed25519"] {
+    for name in ["tls.crt", "tls.key", "known_hosts", "id_ed25519", "ca.pem"] {
         std::fs::write(folder.path().join(name), "x").unwrap();
     }
     std::fs::write(folder.path().join("secret"), format!("{CANARY}\n")).unwrap();
@@ -141,7 +141,7 @@ log: {format: json, level: 'info,ftps2sftp::ssh=debug'}
     assert_eq!((user.policy.ascii, user.policy.symlinks), (AsciiMode::Refuse, Symlinks::Follow));
     assert_eq!(user.policy.umask, 0o077);
     let limits = &config.limits;
-    assert_eq!((limits.sessions, limits.sessions_per_ip, limits.failed_logins_per_session), (5, 4, 9));
+    assert_eq!((limits.sessions, limits.sessions_per_ip, limits.failed_logins.per_session), (5, 4, 9));
     assert_eq!(limits.transfer_window, 1 << 20);
     assert_eq!((config.timeouts.tls_handshake, config.timeouts.data_idle), (seconds(1), seconds(5)));
     assert_eq!((config.shutdown.delay, config.shutdown.drain), (seconds(6), seconds(0)));
@@ -519,9 +519,10 @@ fn the_files_it_names_are_listed() {
         .materials
         .iter()
         .map(|material| match material {
-            Material::Certificate { at, .. } | Material::KnownHosts { at, .. } | Material::LoginKey { at, .. } => {
-                at.as_str()
-            }
+            Material::Certificate { at, .. }
+            | Material::ClientAuthorities { at, .. }
+            | Material::KnownHosts { at, .. }
+            | Material::LoginKey { at, .. } => at.as_str(),
         })
         .collect();
     assert_eq!(at, ["tls.certificates[0]", "backends.warehouse.known_hosts", "users.acme.login"]);
@@ -709,5 +710,104 @@ proptest! {
         std::fs::write(&path, bytes).unwrap();
         let loaded = load(&path);
         prop_assert_eq!(loaded.config.is_some(), loaded.problems.is_empty());
+    }
+}
+
+#[test]
+fn client_certificates_and_their_users_fit_together_or_are_refused() {
+    let folder = folder();
+    let asked = "tls: {certificates: [{certificate: tls.crt, key: tls.key}], client_certificates: optional, client_ca: ca.pem}\n\
+                 backends: {b: {address: h, known_hosts: known_hosts}}\nusers: {acme: {backend: b, USER}}\n";
+    let mapped = "login: {user: u, password: p}";
+    let load = |text: &str| {
+        let loaded = load_text(text, folder.path());
+        (told(&loaded.problems), loaded.config)
+    };
+    let rule = "client_certificate: {subject: 'CN=acme'}";
+    let (problems, config) = load(&asked.replace("USER", &format!("{mapped}, {rule}")));
+    assert_eq!(problems, "");
+    let config = config.unwrap();
+    assert!(!config.tls.client_certificates.as_ref().unwrap().required);
+    assert!(config.users["acme"].client_certificate.is_some() && config.users["acme"].password_hash.is_none());
+    for (from, to, at) in [
+        // Passthrough has no password to pass.
+        (
+            "USER",
+            "login: passthrough, client_certificate: {subject: 'CN=a'}".to_owned(),
+            "users.acme.client_certificate",
+        ),
+        ("USER", format!("{mapped}, client_certificate: {{}}"), "users.acme.client_certificate"),
+        ("USER", format!("{mapped}, client_certificate: {{subject: acme}}"), "users.acme.client_certificate.subject"),
+        (
+            "USER",
+            format!("{mapped}, client_certificate: {{fingerprints: [12]}}"),
+            "users.acme.client_certificate.fingerprints[0]",
+        ),
+        (
+            "USER",
+            format!("{mapped}, client_certificate: {{fingerprints: []}}"),
+            "users.acme.client_certificate.fingerprints",
+        ),
+        ("USER", format!("{mapped}, client_certificat: {{}}"), "users.acme.client_certificat"),
+        ("USER", mapped.to_owned(), "users.acme.password_hash"),
+        ("USER", format!("{mapped}, {rule}, from: []"), "users.acme.from"),
+        ("USER", format!("{mapped}, {rule}, from: [10.0.0.1/8]"), "users.acme.from[0]"),
+        ("USER", format!("{mapped}, {rule}, limits: {{rate: 10MiB}}"), "users.acme.limits.rate"),
+        ("USER", format!("{mapped}, {rule}, limits: {{rate: 1B/s}}"), "users.acme.limits.rate"),
+        (", client_ca: ca.pem", String::new(), "tls.client_ca"),
+        ("client_ca: ca.pem", "client_ca: missing.pem".to_owned(), "tls.client_ca"),
+        ("client_certificates: optional, client_ca: ca.pem", "client_ca: ca.pem".to_owned(), "tls.client_ca"),
+        ("optional", "maybe".to_owned(), "tls.client_certificates"),
+        (", client_certificates: optional, client_ca: ca.pem", String::new(), "users.acme.client_certificate"),
+    ] {
+        let text = asked.replace(from, &to).replace("USER", &format!("{mapped}, {rule}"));
+        let loaded = load_text(&text, folder.path());
+        assert_eq!(loaded.problems.len(), 1, "{to}: {:#?}", loaded.problems);
+        assert_eq!(loaded.problems[0].at, at, "{to}: {:#?}", loaded.problems);
+        assert!(loaded.problems[0].hint.is_some());
+    }
+    // Everybody would be the one with the certificate.
+    let text = asked.replace("acme", "'*'").replace("USER", &format!("login: passthrough, {rule}"));
+    assert!(load(&text).0.contains("users.\"*\".client_certificate"));
+}
+
+#[test]
+fn only_anonymous_can_be_without_a_password_and_only_where_it_says_so() {
+    let folder = folder();
+    let load = |entry: &str| load_text(&user(entry).replace("acme:", "anonymous:"), folder.path());
+    let mapped = "backend: warehouse, login: {user: u, password: p}";
+    let loaded = load(&format!("{mapped}, password_hash: null"));
+    assert_eq!(told(&loaded.problems), "");
+    assert_eq!(loaded.warnings.len(), 1);
+    let anonymous = &loaded.config.unwrap().users["anonymous"];
+    assert!(anonymous.takes_any_password);
+    assert!(anonymous.permissions.read && !anonymous.permissions.write && !anonymous.permissions.delete);
+    let loaded = load(&format!("{mapped}, password_hash: null, permissions: all"));
+    assert!(loaded.config.unwrap().users["anonymous"].permissions.write);
+    let forgotten = load(mapped);
+    assert_eq!(forgotten.problems[0].at, "users.anonymous.password_hash");
+    assert!(forgotten.problems[0].hint.as_ref().unwrap().contains("null"));
+    // With a hash or by passthrough it is a name like any other.
+    let hashed = load(&format!("{mapped}, password_hash: '{HASH}'")).config.unwrap();
+    assert!(!hashed.users["anonymous"].takes_any_password && hashed.users["anonymous"].permissions.write);
+    let passed = load("backend: warehouse, login: passthrough, password_hash: null").config.unwrap();
+    assert!(!passed.users["anonymous"].takes_any_password);
+    let other = load_text(&user(&format!("{mapped}, password_hash: null")), folder.path());
+    assert_eq!(other.problems[0].at, "users.acme.password_hash");
+}
+
+#[test]
+fn bounds_on_failed_logins_may_be_turned_off() {
+    let folder = folder();
+    let limits = "limits: {failed_logins: {per_session: 2, per_ip: null, per_user: 7, window: 1m, ban: 1h}, commands_per_second: 5}";
+    let limits = load_text(&with(limits), folder.path()).config.unwrap().limits;
+    let failed = limits.failed_logins;
+    assert_eq!((failed.per_session, failed.per_ip, failed.per_user), (2, None, Some(7)));
+    assert_eq!((failed.window, failed.ban), (Duration::from_secs(60), Duration::from_secs(3600)));
+    assert_eq!(limits.commands_per_second, 5);
+    for (key, value) in [("per_ip", "0"), ("per_user", "x"), ("window", "5"), ("ban", "1ms")] {
+        let loaded = load_text(&with(&format!("limits: {{failed_logins: {{{key}: {value}}}}}")), folder.path());
+        assert_eq!(loaded.problems.len(), 1, "{key}");
+        assert_eq!(loaded.problems[0].at, format!("limits.failed_logins.{key}"));
     }
 }

@@ -273,14 +273,14 @@ async fn an_address_has_no_more_connections_than_its_limit() {
     let sshd = Sshd::start().await;
     let setup = Setup::backend(&sshd).with_users(&sshd.files()).with("limits: {sessions_per_ip: 2}\n");
     let gateway = Gateway::start(&setup);
-    let (mut first, _second) = (Client::clear(&gateway).await, Client::logged_in(&gateway).await);
+    let (mut first, _second) = (Client::logged_in(&gateway).await, Client::logged_in(&gateway).await);
     let mut third = tokio::net::TcpStream::connect(gateway.explicit).await.unwrap();
     let mut said = String::new();
     third.read_to_string(&mut said).await.unwrap();
     assert_eq!(said, "421 Too many sessions, try again later\r\n");
     first.ask("QUIT", 221).await;
     first.expect_closed().await;
-    gateway.wait_for_metric("ftps2sftp_sessions{listener=\"explicit\",state=\"login\"}", 0.0).await;
+    gateway.wait_for_metric("ftps2sftp_sessions{listener=\"explicit\",state=\"idle\"}", 1.0).await;
     // The place is given back a moment after the gauge.
     loop {
         let mut next = tokio::net::TcpStream::connect(gateway.explicit).await.unwrap();

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 const README: &str = include_str!("../../README.md");
 
 /// Every file that an example of the README names, relative to its configuration.
-const FILES: [&str; 5] = ["tls.crt", "tls.key", "known_hosts", "acme_ed25519", "acme_passphrase"];
+const FILES: [&str; 7] =
+    ["tls.crt", "tls.key", "known_hosts", "acme_ed25519", "acme_passphrase", "client_ca.pem", "client_crl.pem"];
 
 /// An argon2id hash of a password that nobody knows.
 const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$gXF06bnyQu2/HyTqnjtFjw$GufRKxqEX6FYxHz5h4ocqVbYqhs4ye4MmSNeK76RDFU";
@@ -83,7 +84,7 @@ fn every_subcommand_in_the_text_exists_and_every_subcommand_is_in_the_text() {
 fn keys_that_are_refused_for_now_are_refused() {
     let folder = folder();
     let rows = rows("refused");
-    assert!(rows.len() > 10, "the table was not found");
+    assert!(!rows.is_empty(), "the table was not found");
     for row in &rows {
         let (key, value) = match row[0].split_once(": ") {
             Some((key, value)) => (key, json!(value)),
@@ -98,17 +99,6 @@ fn keys_that_are_refused_for_now_are_refused() {
     }
 }
 
-#[test]
-fn keys_without_effect_are_said_to_have_none() {
-    let folder = folder();
-    let loaded = load_text(&minimal().to_string(), folder.path());
-    assert_eq!(loaded.problems, []);
-    let rows = rows("without-effect");
-    for warning in &loaded.warnings {
-        assert!(rows.iter().any(|row| row[0].starts_with(&warning.at)), "{} is missing", warning.at);
-    }
-}
-
 /// The decoder names what it does not support yet in one way, so its sources tell whether a table forgot a key.
 #[test]
 fn no_key_that_is_refused_for_now_is_forgotten() {
@@ -118,12 +108,9 @@ fn no_key_that_is_refused_for_now_is_forgotten() {
         decoded
             .extend(source.split("fields.not_yet(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()));
     }
-    assert!(decoded.len() > 10, "the sources were not found");
-    let mut told: Vec<String> = [rows("refused"), rows("without-effect")]
-        .concat()
-        .iter()
-        .map(|row| row[0].rsplit('.').next().unwrap().to_owned())
-        .collect();
+    assert!(!decoded.is_empty(), "the sources were not found");
+    let mut told: Vec<String> =
+        rows("refused").iter().map(|row| row[0].rsplit('.').next().unwrap().to_owned()).collect();
     decoded.sort();
     told.sort();
     assert_eq!(told, decoded);

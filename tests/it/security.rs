@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use ftps2sftp::command::spec::{self, Handler};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{HandshakeKind, SupportedProtocolVersion};
 
-use crate::support::client::{Client, connector, latin1, server_name};
+use crate::support::client::{Client, connect_from, connector, latin1, server_name};
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::sshd::Sshd;
 
@@ -569,12 +569,6 @@ async fn assert_closed_unread(stream: io::Result<TcpStream>) {
     let mut bytes = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("closed");
     assert_eq!(bytes, b"");
-}
-
-async fn connect_from(address: [u8; 4], to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((address, 0)))?;
-    socket.connect(to).await
 }
 
 /// Sends this in clear, then lets the client whose connection it is begin TLS: there must be none.

@@ -154,26 +154,10 @@ pub(super) fn is_flag(flag: bool) -> impl Fn(&Node) -> bool {
     }
 }
 
-pub(super) fn is_number(number: i128) -> impl Fn(&Node) -> bool {
-    move |node| match node {
-        Node::Integer(value) => *value == number,
-        Node::Text(text) if text.is_replaced() => text.value().and_then(|value| value.parse().ok()) == Some(number),
-        _ => is_broken(node),
-    }
-}
-
 pub(super) fn is_word(word: &str) -> impl Fn(&Node) -> bool {
     move |node| match node {
         Node::Text(text) => text.value().is_none_or(|value| value == word),
         Node::Flag(false) => word == "off",
-        _ => false,
-    }
-}
-
-/// A list of exactly these words, in any order.
-pub(super) fn are_words(words: &[&str]) -> impl Fn(&Node) -> bool {
-    move |node| match node {
-        Node::List(items) => items.len() == words.len() && words.iter().all(|word| items.iter().any(is_word(word))),
         _ => false,
     }
 }

@@ -7,9 +7,11 @@ use super::super::error::Problem;
 use super::super::load::Material;
 use super::super::raw::Node;
 use super::super::scalar::{self, Wrong};
-use super::super::{Active, Certificate, Listener, Passive, PassiveAddress, Tls, TlsMode, TlsVersion, files};
+use super::super::{
+    Active, Certificate, ClientCertificates, Listener, Passive, PassiveAddress, Tls, TlsMode, TlsVersion, files,
+};
 use super::cursor::Cursor;
-use super::fields::{is_empty_list, is_null, is_word};
+use super::fields::{Fields, is_empty_list, is_word};
 use super::{Report, item_path};
 
 /// Most listeners: each is a task and a socket, and a metric label.
@@ -76,7 +78,12 @@ fn listener_name(text: &str) -> Result<String, Wrong> {
 
 /// `tls`
 pub(super) fn tls(cursor: Option<Cursor<'_>>, report: &mut Report) -> Tls {
-    let mut tls = Tls { certificates: Vec::new(), min_version: TlsVersion::Tls12, require_control: true };
+    let mut tls = Tls {
+        certificates: Vec::new(),
+        min_version: TlsVersion::Tls12,
+        require_control: true,
+        client_certificates: None,
+    };
     let absent = Node::Null;
     let cursor = cursor.unwrap_or(Cursor { node: &absent, at: "tls".to_owned() });
     let Some(mut fields) = cursor.fields(report) else { return tls };
@@ -88,11 +95,59 @@ pub(super) fn tls(cursor: Option<Cursor<'_>>, report: &mut Report) -> Tls {
     tls.min_version =
         fields.or("min_version", tls.min_version, report, |cursor, report| cursor.choice(&versions, report));
     tls.require_control = fields.or("require_control", tls.require_control, report, Cursor::flag);
-    fields.not_yet("client_certificates", "\"off\"", is_word("off"), report);
-    fields.not_yet("client_ca", "null", is_null, report);
-    fields.not_yet("client_crl", "null", is_null, report);
+    tls.client_certificates = client_certificates(&mut fields, report);
     fields.finish(report);
     tls
+}
+
+/// What is asked of clients.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Off,
+    Optional,
+    Required,
+}
+
+fn client_certificates(fields: &mut Fields<'_>, report: &mut Report) -> Option<ClientCertificates> {
+    let words = [("off", Asked::Off), ("optional", Asked::Optional), ("required", Asked::Required)];
+    let mode_cursor = fields.take("client_certificates");
+    let asked = mode_cursor.as_ref().map_or(Some(Asked::Off), |cursor| cursor.choice(&words, report));
+    let ca_cursor = fields.take_some("client_ca");
+    let crl_cursor = fields.take_some("client_crl");
+    let ca = ca_cursor.as_ref().and_then(|cursor| cursor.file(report));
+    let crl = crl_cursor.as_ref().and_then(|cursor| cursor.file(report));
+    let asked = asked?;
+    if asked == Asked::Off {
+        for cursor in [ca_cursor, crl_cursor].into_iter().flatten() {
+            cursor.wrong_with_hint(
+                "has no effect: clients are not asked for certificates",
+                "set `tls.client_certificates` to optional or required, or leave this out",
+                report,
+            );
+        }
+        return None;
+    }
+    let (Some(mode), Some(ca_cursor)) = (mode_cursor, ca_cursor) else {
+        if !fields.is_misspelt(&["client_ca"]) {
+            report.problem(
+                Problem::new("tls.client_ca", "is missing: nothing says whose certificates count")
+                    .hint("the PEM file of the authority that signs the certificates of your clients"),
+            );
+        }
+        return None;
+    };
+    // With a list that cannot be read, nothing is checked.
+    if crl_cursor.is_some() != crl.is_some() {
+        return None;
+    }
+    let ca = ca?;
+    report.materials.push(Material::ClientAuthorities {
+        at: ca_cursor.at,
+        crl_at: mode.at.replace("client_certificates", "client_crl"),
+        ca: ca.clone(),
+        crl: crl.clone(),
+    });
+    Some(ClientCertificates { required: asked == Asked::Required, ca, crl })
 }
 
 fn certificates(cursor: &Cursor<'_>, report: &mut Report) -> Vec<Certificate> {

@@ -50,7 +50,11 @@ pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> 
     let admin = process::admin(fields.take("admin"), report);
     let log = process::log(fields.take("log"), report);
     process::audit(fields.take("audit"), report);
-    let users = users.map(|cursor| users::users(&cursor, backends.as_ref(), &policy, report));
+    // Where these keys are wrong, that is the one mistake to report.
+    let asks_certificates = tls.client_certificates.is_some()
+        || report.problems.iter().any(|problem| problem.at.starts_with("tls.client_"));
+    let surroundings = users::Surroundings { backends: backends.as_ref(), policy: &policy, asks_certificates };
+    let users = users.map(|cursor| users::users(&cursor, &surroundings, report));
     fields.finish(report);
     front::check_addresses(&listeners, &passive, admin, report);
 

@@ -7,12 +7,16 @@ use super::super::raw::Node;
 use super::super::{Limits, Log, LogFormat, Shutdown, Timeouts, scalar};
 use super::Report;
 use super::cursor::Cursor;
-use super::fields::{is_flag, is_null, is_number, is_word};
+use super::fields::{is_flag, is_null};
 
 /// Most sessions that can be asked for: each has two or more sockets, and a process about a million of them.
 const MAX_SESSIONS: u32 = 1_000_000;
 /// Most failed logins on one control connection: beyond it the bound means nothing.
 const MAX_FAILED_LOGINS: u32 = 1000;
+/// Shortest window and ban: below it nothing is counted and nobody is refused.
+const MIN_BAN: Duration = Duration::from_secs(1);
+/// Most commands per second that can be asked for: what one session can be served at all.
+const MAX_COMMANDS_PER_SECOND: u32 = 1_000_000;
 /// Smallest transfer window: one request of the size OpenSSH takes (256 KiB) and no pipeline would still work.
 const MIN_TRANSFER_WINDOW: usize = 256 * 1024;
 /// Largest transfer window: 10 Gbit/s over 800 ms.
@@ -22,18 +26,7 @@ const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// `limits`
 pub(super) fn limits(cursor: Option<Cursor<'_>>, report: &mut Report) -> Limits {
-    report.warn(
-        "limits.failed_logins",
-        "`per_ip`, `per_user`, `window` and `ban` are accepted but have no effect yet; `per_session` has",
-    );
-    report.warn("limits.commands_per_second", "is accepted but has no effect yet");
-    let mut limits = Limits {
-        sessions: 10_000,
-        sessions_per_ip: 1000,
-        failed_logins_per_session: 3,
-        // Measured over 40 ms of round trip: half of it carries half as much, twice as much gains little.
-        transfer_window: 8 * 1024 * 1024,
-    };
+    let mut limits = Limits::default();
     let Some(mut fields) = cursor.and_then(|cursor| cursor.fields(report)) else { return limits };
     let sessions = |cursor: &Cursor<'_>, report: &mut Report| {
         cursor.count(MAX_SESSIONS, report).and_then(|count| usize::try_from(count).ok())
@@ -41,20 +34,27 @@ pub(super) fn limits(cursor: Option<Cursor<'_>>, report: &mut Report) -> Limits 
     limits.sessions = fields.or("sessions", limits.sessions, report, sessions);
     limits.sessions_per_ip = fields.or("sessions_per_ip", limits.sessions_per_ip, report, sessions);
     if let Some(mut fields) = fields.take("failed_logins").and_then(|cursor| cursor.fields(report)) {
-        limits.failed_logins_per_session =
-            fields.or("per_session", limits.failed_logins_per_session, report, |cursor, report| {
-                cursor.count(MAX_FAILED_LOGINS, report)
+        let failed = &mut limits.failed_logins;
+        let count = |cursor: &Cursor<'_>, report: &mut Report| cursor.count(MAX_FAILED_LOGINS, report);
+        failed.per_session = fields.or("per_session", failed.per_session, report, count);
+        for (key, bound) in [("per_ip", &mut failed.per_ip), ("per_user", &mut failed.per_user)] {
+            *bound = fields.or(key, *bound, report, |cursor, report| match cursor.node {
+                Node::Null => Some(None),
+                _ => count(cursor, report).map(Some),
             });
-        fields.not_yet("per_ip", "20", is_number(20), report);
-        fields.not_yet("per_user", "20", is_number(20), report);
-        fields.not_yet("window", "5m", is_word("5m"), report);
-        fields.not_yet("ban", "10m", is_word("10m"), report);
+        }
+        for (key, duration) in [("window", &mut failed.window), ("ban", &mut failed.ban)] {
+            *duration = fields.or(key, *duration, report, |cursor, report| cursor.duration(MIN_BAN, report));
+        }
         fields.finish(report);
     }
     limits.transfer_window = fields.or("transfer_window", limits.transfer_window, report, |cursor, report| {
         cursor.size(MIN_TRANSFER_WINDOW, MAX_TRANSFER_WINDOW, report)
     });
-    fields.not_yet("commands_per_second", "200", is_number(200), report);
+    limits.commands_per_second =
+        fields.or("commands_per_second", limits.commands_per_second, report, |cursor, report| {
+            cursor.count(MAX_COMMANDS_PER_SECOND, report)
+        });
     fields.finish(report);
     limits
 }

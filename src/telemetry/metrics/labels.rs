@@ -52,6 +52,8 @@ label! {
         Configuration = "config",
         /// Certificates and what else stands under `tls`.
         Tls = "tls",
+        /// Who vouches for client certificates, and what is revoked.
+        ClientAuthorities = "client_ca",
         /// Backends.
         Backends = "backends",
         /// Host keys of backends.
@@ -63,7 +65,8 @@ label! {
 
 impl ReloadObject {
     /// Every object.
-    pub const ALL: [Self; 5] = [Self::Configuration, Self::Tls, Self::Backends, Self::KnownHosts, Self::Users];
+    pub const ALL: [Self; 6] =
+        [Self::Configuration, Self::Tls, Self::ClientAuthorities, Self::Backends, Self::KnownHosts, Self::Users];
 }
 
 label! {

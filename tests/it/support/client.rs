@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -62,6 +62,23 @@ impl Client {
         client.private = true;
         client.expect(220).await;
         client
+    }
+
+    /// Implicit TLS of the test's, greeted, from an address of this machine; or why there is none.
+    pub(crate) async fn implicit_through(gateway: &Gateway, tls: TlsConnector, from: [u8; 4]) -> io::Result<Self> {
+        let stream = connect_from(from, gateway.implicit).await?;
+        let stream = tls.connect(server_name(), stream).await?;
+        let mut client = Self::over(Box::new(stream), tls, gateway.implicit);
+        client.private = true;
+        // Under TLS 1.3 the client's handshake is over before the server has seen its certificate.
+        let greeting = client.try_reply().await?;
+        assert_eq!(greeting.code, 220, "{}", greeting.text());
+        Ok(client)
+    }
+
+    /// Implicit TLS, greeted, from an address of this machine.
+    pub(crate) async fn implicit_from(gateway: &Gateway, from: [u8; 4]) -> Self {
+        Self::implicit_through(gateway, connector(gateway, &version::TLS13), from).await.unwrap()
     }
 
     /// In clear, greeted.
@@ -286,6 +303,15 @@ impl Client {
             panic!("not closed but said {}", reply.text());
         }
     }
+}
+
+/// A connection from an address of this machine.
+pub(crate) async fn connect_from(address: [u8; 4], to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((address, 0)))?;
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Bytes as text, each as the character of its number.

@@ -53,6 +53,8 @@ pub(crate) struct Setup {
     pub(crate) more: String,
     /// Lines under `tls`, indented by two.
     pub(crate) tls: String,
+    /// Further items of `tls.certificates`, each with a comma in front.
+    pub(crate) certificates: String,
     /// Lines under `passive`, indented by two.
     pub(crate) passive: String,
     /// `log.level`.
@@ -139,11 +141,15 @@ impl Gateway {
         let directory = tempfile::tempdir().unwrap();
         write_certificate(directory.path());
         let first = 20_000 + u16::try_from(std::process::id() % 24).unwrap() * PASSIVE_PORTS;
+        // Tests are faster than clients are, and fail more often; whoever has bounds of its own says what it wants to be held to.
+        let bounds = "limits: {commands_per_second: 1000000, failed_logins: {per_ip: null, per_user: null}}\n";
+        let limits = if setup.more.contains("limits: ") { "" } else { bounds };
         let configuration = format!(
             "listeners:\n  - {{name: explicit, address: \"127.0.0.1:0\", tls: explicit}}\n  - {{name: implicit, \
              address: \"127.0.0.1:0\", tls: implicit}}\ntls:\n  certificates: [{{certificate: tls.crt, key: \
-             tls.key}}]\n{}passive:\n  ports: {first}-{}\n{}backends:\n{}users:\n{}admin: {{address: \
-             \"127.0.0.1:0\"}}\nlog: {{format: json, level: \"{}\"}}\n{}",
+             tls.key}}{}]\n{}passive:\n  ports: {first}-{}\n{}backends:\n{}users:\n{}admin: {{address: \
+             \"127.0.0.1:0\"}}\nlog: {{format: json, level: \"{}\"}}\n{limits}{}",
+            setup.certificates,
             setup.tls,
             first + PASSIVE_PORTS - 1,
             setup.passive,

@@ -1,5 +1,6 @@
 //! What several integration tests share.
 
+pub(crate) mod authority;
 pub(crate) mod campaign;
 pub(crate) mod client;
 pub(crate) mod gateway;

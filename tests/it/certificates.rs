@@ -1,0 +1,75 @@
+//! Which of several server certificates a client is shown: by the name it asks for, then by what it can verify.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use crate::support::authority::openssl;
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::real_clients::desk;
+use crate::support::sshd::Sshd;
+
+/// Makes a certificate that is its own authority; an item for `tls.certificates`.
+fn make(folder: &Path, name: &str, algorithm: &[&str], host: &str) -> String {
+    let (certificate, key) = (folder.join(format!("{name}.crt")), folder.join(format!("{name}.key")));
+    let mut command = openssl(folder);
+    command.args(["req", "-x509", "-nodes", "-days", "30", "-newkey"]).args(algorithm);
+    command.args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{host}")]);
+    let made = command.arg("-out").arg(&certificate).arg("-keyout").arg(&key).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    format!(", {{certificate: \"{}\", key: \"{}\"}}", certificate.display(), key.display())
+}
+
+/// What openssl says about a connection on which these lines are sent: its own words and the server's.
+fn connect(gateway: &Gateway, folder: &Path, arguments: &[&str], lines: &str) -> String {
+    let mut command = openssl(folder);
+    command.args(["s_client", "-brief", "-ign_eof", "-connect", &gateway.implicit.to_string()]).args(arguments);
+    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    process.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = process.wait_with_output().unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_33_and_35_the_certificate_is_chosen_by_name_and_algorithm_and_host_agrees_with_it() {
+    let sshd = Sshd::start().await;
+    let desk = desk();
+    let mut setup = Setup::backend(&sshd).with_users(&sshd.files());
+    let elliptic = ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
+    // Behind the gateway's own, which is ECDSA and for localhost.
+    setup.certificates.push_str(&make(desk.path(), "rsa", &["rsa:2048"], "localhost"));
+    setup.certificates.push_str(&make(desk.path(), "other", &elliptic, "other.example"));
+    setup.certificates.push_str(&make(desk.path(), "other-rsa", &["rsa:2048"], "other.example"));
+    let gateway = Gateway::start(&setup);
+    const OWN: &str = "CN = rcgen self signed cert";
+    let only_rsa: [&[&str]; 2] =
+        [&["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], &["-tls1_3", "-sigalgs", "RSA-PSS+SHA256"]];
+    let any: [&[&str]; 2] = [&["-tls1_2"], &["-tls1_3"]];
+    for (name, elliptic, rsa) in [
+        ("localhost", OWN, "CN = rsa"),
+        ("other.example", "CN = other", "CN = other-rsa"),
+        // One that is in none of them: whoever is strict about names refuses by itself.
+        ("unknown.example", OWN, "CN = rsa"),
+    ] {
+        for (able, expected) in [(any, elliptic), (only_rsa, rsa)] {
+            for options in able {
+                let said = connect(&gateway, desk.path(), &[&["-servername", name], options].concat(), "QUIT\r\n");
+                let shown = said.lines().find_map(|line| line.strip_prefix("Peer certificate: "));
+                assert_eq!(shown, Some(expected), "{name} {options:?}\n{said}");
+                assert!(said.contains("221 "), "{said}");
+            }
+        }
+    }
+    let said = connect(&gateway, desk.path(), &["-noservername"], "QUIT\r\n");
+    assert!(said.contains(OWN), "{said}");
+    // RFC 7151: HOST names what TLS was asked for, in any case of letters.
+    let said = connect(
+        &gateway,
+        desk.path(),
+        &["-servername", "other.example", "-crlf"],
+        "HOST localhost\nHOST Other.EXAMPLE\nQUIT\n",
+    );
+    let codes: Vec<&str> = said.lines().filter_map(|line| line.get(..4)).filter(|code| code.ends_with(' ')).collect();
+    let codes: Vec<&str> = codes.into_iter().filter(|code| code[..3].parse::<u16>().is_ok()).collect();
+    assert_eq!(codes, ["220 ", "504 ", "220 ", "221 "], "{said}");
+}
