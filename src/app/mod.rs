@@ -17,9 +17,10 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Readiness};
 use crate::config::error::Problem;
-use crate::config::{self, Config, Loaded, Login, Material};
+use crate::config::{self, Config, Loaded, Login, Material, Network};
 use crate::identity::SessionSlots;
 use crate::identity::account::Accounts;
+use crate::proxy_protocol::Gate;
 use crate::server;
 use crate::session::digests::Digests;
 use crate::session::line::Pool;
@@ -29,6 +30,7 @@ use crate::ssh::{HostKeyPolicy, KnownHosts, PrivateKey, Target};
 use crate::telemetry::logging::{self, LogGuard, LoggingError};
 use crate::telemetry::metrics::{self, Exposition, InstallError};
 use crate::tls::{ServerTls, TlsError, certificate};
+use crate::transfer::announced::Announced;
 use crate::transfer::in_place::InPlace;
 use crate::transfer::passive::PassivePorts;
 use crate::transfer::sweep::Sweeper;
@@ -189,12 +191,15 @@ impl Gateway {
         let sessions = Shutdown::new();
         let stop_accepting = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let trusted_proxies: Arc<[Network]> = config.trusted_proxies.clone().into();
         for (socket, listener) in listeners {
             info!(listener = %listener.name, server.address = %shown(&socket), "listening");
             let services = Arc::clone(&services);
+            let gate = Gate::new(listener.proxy_protocol, trusted_proxies.clone());
             tasks.spawn(server::accept(
                 socket,
                 listener,
+                gate,
                 services,
                 sessions.clone(),
                 stop_accepting.clone(),
@@ -308,6 +313,7 @@ fn services(config: &Config) -> Result<Services, StartError> {
         );
     }
     let (targets, private_keys) = (targets(config)?, private_keys(config)?);
+    let gate = Gate::new(config.passive.proxy_protocol, config.trusted_proxies.clone().into());
     Ok(Services {
         accounts: Accounts::new(config),
         pools: pools(config, &targets, &private_keys),
@@ -315,8 +321,8 @@ fn services(config: &Config) -> Result<Services, StartError> {
         private_keys,
         tls: ServerTls::new(certificates, config.tls.min_version)?,
         require_control_tls: config.tls.require_control,
-        passive: PassivePorts::new(config.passive.ports.clone(), config.passive.shared, metrics::stranger),
-        passive_address: config.passive.address.clone(),
+        passive: PassivePorts::new(config.passive.ports.clone(), config.passive.shared, gate, metrics::stranger),
+        announced: Announced::new(&config.passive),
         active: config.active,
         slots: SessionSlots::new(&config.limits),
         digests: Digests::default(),

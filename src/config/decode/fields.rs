@@ -119,10 +119,9 @@ impl<'n> Fields<'n> {
                     renamed.push(word);
                     problem.hint(format!("did you mean `{word}`?"))
                 }
-                Some((word, false)) => problem.hint(format!(
-                    "the nearest known key is `{word}`, and all are {}",
-                    listed(self.known())
-                )),
+                Some((word, false)) => {
+                    problem.hint(format!("the nearest known key is `{word}`, and all are {}", listed(self.known())))
+                }
                 None => problem,
             });
         }
