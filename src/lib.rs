@@ -22,6 +22,7 @@
 //! | [`identity`] | accounts, passwords, permissions, the root |
 //! | [`ssh`] | connections to SSH servers, and which of them to trust |
 //! | [`sftp`] | an SFTP client over any byte channel |
+//! | [`proxy_protocol`] | the header in which a proxy says whose connection it hands on |
 //! | [`tls`] | certificates, and a TLS configuration for each control session |
 //! | [`telemetry`] | the log and the metrics |
 //! | [`config`] | the YAML file and what it means |
@@ -48,6 +49,7 @@ pub mod control;
 pub mod demo;
 pub mod ftp;
 pub mod identity;
+pub mod proxy_protocol;
 pub mod server;
 pub mod session;
 pub mod sftp;

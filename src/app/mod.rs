@@ -22,9 +22,10 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Readiness};
 use crate::config::error::Problem;
-use crate::config::{self, Config, Loaded, Login, MappedLogin, Material};
+use crate::config::{self, Config, Loaded, Login, MappedLogin, Material, Network};
 use crate::identity::account::Accounts;
 use crate::identity::{FailedLogins, SessionSlots};
+use crate::proxy_protocol::Gate;
 use crate::server;
 use crate::session::current::Current;
 use crate::session::digests::Digests;
@@ -37,6 +38,7 @@ use crate::telemetry::logging::{self, LogGuard, LoggingError};
 use crate::telemetry::metrics::{self, Exposition, InstallError};
 use crate::tls::client_certificate::ClientAuthorities;
 use crate::tls::{ServerTls, TlsError, certificate};
+use crate::transfer::announced::Announced;
 use crate::transfer::in_place::InPlace;
 use crate::transfer::passive::PassivePorts;
 use crate::transfer::sweep::Sweeper;
@@ -218,12 +220,15 @@ impl Gateway {
         let sessions = Shutdown::new();
         let stop_accepting = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let trusted_proxies: Arc<[Network]> = config.trusted_proxies.clone().into();
         for (socket, listener) in listeners {
             info!(listener = %listener.name, server.address = %shown(&socket), "listening");
             let services = Arc::clone(&services);
+            let gate = Gate::new(listener.proxy_protocol, trusted_proxies.clone());
             tasks.spawn(server::accept(
                 socket,
                 listener,
+                gate,
                 services,
                 sessions.clone(),
                 stop_accepting.clone(),
@@ -349,12 +354,13 @@ fn server_tls(config: &Config) -> Result<ServerTls, StartError> {
 }
 
 fn services(config: &Config) -> Result<Services, StartError> {
+    let gate = Gate::new(config.passive.proxy_protocol, config.trusted_proxies.clone().into());
     Ok(Services {
         realm: Current::new(realm(config, None)?),
         tls: Current::new(server_tls(config)?),
         require_control_tls: config.tls.require_control,
-        passive: PassivePorts::new(config.passive.ports.clone(), config.passive.shared, metrics::stranger),
-        passive_address: config.passive.address.clone(),
+        passive: PassivePorts::new(config.passive.ports.clone(), config.passive.shared, gate, metrics::stranger),
+        announced: Announced::new(&config.passive),
         active: config.active,
         slots: SessionSlots::new(&config.limits),
         failed_logins: FailedLogins::new(&config.limits.failed_logins),

@@ -225,7 +225,7 @@ pub(super) async fn host(
             let asked = session.secured.as_ref().and_then(|secured| secured.server_name.as_deref());
             asked.is_none_or(|asked| asked.trim_end_matches('.').eq_ignore_ascii_case(&name))
         }
-        Host::Address(address) => address == session.front.local.ip(),
+        Host::Address(address) => address == session.front.dialled.ip(),
     };
     if is_this { Ok(Step::reply(220, "Host accepted")) } else { Err(CommandError::Refused(504, "Unknown host")) }
 }

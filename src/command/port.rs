@@ -1,23 +1,16 @@
 //! PASV and PORT (RFC 959 §4.1.2), EPSV and EPRT (RFC 2428).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
 
-use tokio::net::lookup_host;
-use tokio::time::timeout;
-
-use crate::config::PassiveAddress;
 use crate::ftp::argument::{self, ArgumentError, Epsv};
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
+use crate::transfer::announced::Unresolved;
 use crate::transfer::endpoint::{DataEndpoint, DataMode, Dial, EndpointRules};
 use crate::transfer::passive::Awaited;
 
 use super::failure::CommandError;
 use super::{Argument, Step};
-
-/// How long the name of the passive address may take to resolve.
-const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Below it ports belong to services (RFC 6335 §6).
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
@@ -47,15 +40,15 @@ pub(super) async fn epsv(
         Err(ArgumentError::Unsupported) => return Err(other_family(session)),
         Err(error) => return Err(error.into()),
     };
-    let local = session.front.local.ip();
+    let dialled = session.front.dialled.ip();
     let right = match wanted {
         Epsv::All => {
             session.parameters.only_extended_passive = true;
             return Ok(Step::reply(200, "EPSV ALL noted"));
         }
         Epsv::Any => true,
-        Epsv::Ipv4 => local.is_ipv4(),
-        Epsv::Ipv6 => local.is_ipv6(),
+        Epsv::Ipv4 => dialled.is_ipv4(),
+        Epsv::Ipv6 => dialled.is_ipv6(),
     };
     if !right {
         return Err(other_family(session));
@@ -66,7 +59,7 @@ pub(super) async fn epsv(
 
 /// RFC 2428 §3: data goes over the protocol of the control connection.
 fn other_family(session: &LoggedIn) -> CommandError {
-    if session.front.local.ip().is_ipv4() {
+    if session.front.dialled.is_ipv4() {
         CommandError::Refused(522, "Network protocol not supported, use (1)")
     } else {
         CommandError::Refused(522, "Network protocol not supported, use (2)")
@@ -75,20 +68,11 @@ fn other_family(session: &LoggedIn) -> CommandError {
 
 /// The address that 227 tells.
 async fn announced(session: &LoggedIn, services: &Services) -> Result<Ipv4Addr, CommandError> {
-    let address = match &services.passive_address {
-        PassiveAddress::Auto => Some(session.front.local.ip()),
-        PassiveAddress::Fixed(address) => Some(*address),
-        PassiveAddress::Name(name) => match timeout(LOOKUP_PATIENCE, lookup_host((name.as_str(), 0))).await {
-            Ok(Ok(mut found)) => found.find(|address| address.is_ipv4()).map(|address| address.ip()),
-            Ok(Err(_)) | Err(_) => {
-                return Err(CommandError::Refused(425, "The passive address cannot be resolved now, use EPSV"));
-            }
-        },
+    let IpAddr::V4(dialled) = session.front.dialled.ip() else {
+        return Err(CommandError::Refused(522, "PASV is for IPv4 only, use EPSV (2)"));
     };
-    match address {
-        Some(IpAddr::V4(address)) if session.front.local.ip().is_ipv4() => Ok(address),
-        _ => Err(CommandError::Refused(522, "PASV is for IPv4 only, use EPSV (2)")),
-    }
+    let told = services.announced.to(session.front.peer.ip(), dialled).await;
+    told.map_err(|Unresolved| CommandError::Refused(425, "The passive address cannot be resolved now, use EPSV"))
 }
 
 pub(super) async fn port(
@@ -98,7 +82,7 @@ pub(super) async fn port(
 ) -> Result<Step, CommandError> {
     allow_active(session, services)?;
     let to = argument::port(argument.required()?)?;
-    if session.front.local.ip().is_ipv6() {
+    if session.front.dialled.is_ipv6() {
         return Err(CommandError::Refused(522, "PORT is for IPv4 only, use EPRT (2)"));
     }
     call_back(session, services, to, DataMode::Port).await
@@ -148,7 +132,7 @@ async fn call_back(
     }
     close_former(session).await;
     let source_port = services.active.and_then(|active| active.source_port).unwrap_or(0);
-    let from = SocketAddr::new(session.front.local.ip(), source_port);
+    let from = SocketAddr::new(session.front.local, source_port);
     session.endpoint = Some(DataEndpoint::active(Dial { to, from }, rules(session, services, mode)));
     Ok(Step::reply(200, "Data port noted"))
 }
@@ -158,7 +142,7 @@ async fn open(session: &mut LoggedIn, services: &Services, mode: DataMode) -> Re
     close_former(session).await;
     let awaited =
         if session.policy().data_peer_check { Awaited::From(session.front.peer.ip()) } else { Awaited::FromAnybody };
-    let reservation = services.passive.reserve(session.front.local.ip(), awaited)?;
+    let reservation = services.passive.reserve(session.front.local, awaited, session.front.id)?;
     let port = reservation.port();
     session.endpoint = Some(DataEndpoint::passive(reservation, rules(session, services, mode)));
     Ok(port)

@@ -20,6 +20,7 @@ pub mod secret;
 
 pub use fingerprint::Fingerprint;
 pub use load::{Loaded, Material, load, load_text};
+pub use network::Network;
 
 use crate::ftp::charset::Charset;
 use crate::ftp::digest::Algorithm;
@@ -33,7 +34,6 @@ use std::time::Duration;
 
 use algorithms::Algorithms;
 use client_certificate::CertificateRule;
-use network::Network;
 use secret::Secret;
 
 /// Everything the gateway was told.
@@ -47,6 +47,8 @@ pub struct Config {
     pub passive: Passive,
     /// Active data connections; `None` where PORT and EPRT are refused.
     pub active: Option<Active>,
+    /// Whose PROXY header is believed.
+    pub trusted_proxies: Vec<Network>,
     /// SFTP servers by name.
     pub backends: BTreeMap<String, Arc<Backend>>,
     /// Users by exact name; `"*"` is in `any_user`.
@@ -81,6 +83,19 @@ pub struct Listener {
     pub address: SocketAddr,
     /// When TLS begins.
     pub tls: TlsMode,
+    /// Is there a PROXY header before it?
+    pub proxy_protocol: ProxyProtocol,
+}
+
+/// `proxy_protocol`: does a proxy in front say whose connection it is?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// No header is looked for.
+    Off,
+    /// There may be one, from a trusted proxy.
+    Optional,
+    /// Whoever has none, or is no trusted proxy, is not let in.
+    Required,
 }
 
 /// When TLS begins on a control connection.
@@ -141,18 +156,31 @@ pub struct Passive {
     pub ports: RangeInclusive<u16>,
     /// Address told in reply 227.
     pub address: PassiveAddress,
+    /// Other addresses for clients of some networks; the first that fits counts.
+    pub overrides: Vec<PassiveOverride>,
     /// One port may serve several clients at a time, told apart by their address.
     pub shared: bool,
+    /// Is there a PROXY header on data connections?
+    pub proxy_protocol: ProxyProtocol,
+}
+
+/// One of `passive.overrides`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassiveOverride {
+    /// Whom it is for.
+    pub clients: Network,
+    /// What they are told in reply 227.
+    pub address: PassiveAddress,
 }
 
 /// The address told in reply 227 (EPSV tells none).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PassiveAddress {
-    /// The local address of the control connection.
+    /// The address the client dialled.
     Auto,
     /// Always this one.
     Fixed(IpAddr),
-    /// What this name resolves to now.
+    /// What this name resolves to, asked again every now and then.
     Name(String),
 }
 

@@ -43,9 +43,10 @@ const MAX_BAD_COMMANDS: u32 = 10;
 /// Too long lines in a row that end the session.
 const MAX_LONG_LINES: u32 = 3;
 
-/// What speaks HTTP or SMTP at us before login is somebody else's client, perhaps made to by a web page (ALPACA).
+/// What speaks HTTP or SMTP at us before login is somebody else's client, perhaps made to by a web page (ALPACA). And
+/// S-37: a PROXY header that stands here is one that nobody is to believe.
 const FOREIGN_VERBS: &[&[u8]] =
-    &[b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"TRACE", b"PRI", b"EHLO", b"HELO", b"HOST:"];
+    &[b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"TRACE", b"PRI", b"PROXY", b"EHLO", b"HELO", b"HOST:"];
 
 /// How long a command may take in all, its transfer excepted: each request to the backend has its own limit, and this
 /// one ends what takes many (a wildcard over a huge directory).

@@ -12,11 +12,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config::{self, TlsMode};
 use crate::control::Control;
 use crate::ftp::reply::Reply;
+use crate::proxy_protocol::{Ends, Gate, Refusal};
 use crate::session::services::Services;
 use crate::session::{Front, Session};
 use crate::shutdown::Shutdown;
@@ -63,6 +64,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn accept(
     listener: TcpListener,
     configured: Arc<config::Listener>,
+    gate: Gate,
     services: Arc<Services>,
     shutdown: Shutdown,
     stop: CancellationToken,
@@ -75,8 +77,12 @@ pub async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let session = serve(stream, peer, Arc::clone(&configured), Arc::clone(&services), shutdown.clone());
-                tasks.spawn(session);
+                let (listener, gate) = (Arc::clone(&configured), gate.clone());
+                let (services, shutdown) = (Arc::clone(&services), shutdown.clone());
+                tasks.spawn(async move {
+                    let Some((stream, ends)) = let_in(stream, peer, &listener, &gate, &shutdown).await else { return };
+                    serve(stream, ends, listener, services, shutdown).await;
+                });
             }
             Err(error) => {
                 warn!(exception.message = %error, "accept failed");
@@ -86,15 +92,42 @@ pub async fn accept(
     }
 }
 
+/// Whose connection it is, where a proxy says so; `None` where it is not to be served.
+async fn let_in(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    listener: &config::Listener,
+    gate: &Gate,
+    shutdown: &Shutdown,
+) -> Option<(TcpStream, Ends)> {
+    let ends = tokio::select! {
+        biased;
+        () = shutdown.drain.cancelled() => return None,
+        ends = gate.ends(&mut stream, peer) => ends,
+    };
+    match ends {
+        Ok(ends) => Some((stream, ends)),
+        Err(refusal) => {
+            metrics::connection(&listener.name, ConnectionResult::ProxyHeader);
+            match refusal {
+                // Load balancers that look whether the port is open: often, and no news.
+                Refusal::Gone(_) => debug!(client.address = %peer.ip(), listener = %listener.name, "{refusal}"),
+                _ => info!(client.address = %peer.ip(), listener = %listener.name, "connection refused: {refusal}"),
+            }
+            None
+        }
+    }
+}
+
 async fn serve(
     stream: TcpStream,
-    peer: SocketAddr,
+    ends: Ends,
     listener: Arc<config::Listener>,
     services: Arc<Services>,
     shutdown: Shutdown,
 ) {
-    let peer = canonical(peer);
-    let Ok(local) = stream.local_addr().map(canonical) else { return };
+    let peer = ends.client;
+    let Ok(local) = stream.local_addr().map(|address| address.ip().to_canonical()) else { return };
     let Ok(slot) = services.slots.connect(peer.ip()) else {
         metrics::connection(&listener.name, ConnectionResult::Limit);
         debug!(client.address = %peer.ip(), "session limit reached");
@@ -121,7 +154,7 @@ async fn serve(
         listener = %listener.name,
         user = tracing::field::Empty
     );
-    let front = Front::new(id, peer, local, listener, tls);
+    let front = Front::new(id, ends, local, listener, tls);
     let control = Control::new(stream, Session::new(front), slot, &services, shutdown);
     control.run().instrument(span).await;
 }
@@ -142,9 +175,4 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(
         &TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES),
     )
-}
-
-/// IPv4 clients of an IPv6 socket are IPv4 clients.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

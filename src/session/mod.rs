@@ -13,10 +13,11 @@ pub mod pending;
 pub mod rates;
 pub mod services;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::{Listener, TlsMode};
+use crate::proxy_protocol::Ends;
 use crate::tls::{Secured, SessionTls};
 use crate::transfer::endpoint::DataProtection;
 
@@ -30,8 +31,10 @@ pub struct Front {
     pub id: u64,
     /// The client, IPv4-mapped addresses as IPv4.
     pub peer: SocketAddr,
-    /// The address it dialled, as we see it.
-    pub local: SocketAddr,
+    /// The address it dialled: ours, or that of a proxy which says so.
+    pub dialled: SocketAddr,
+    /// Ours, where its control connection arrived. Its data connections arrive there and leave from there.
+    pub local: IpAddr,
     /// Where it came in.
     pub listener: Arc<Listener>,
     /// Its own TLS configurations.
@@ -42,8 +45,9 @@ pub struct Front {
 
 impl Front {
     /// A session that begins: PROT is C until the client says otherwise.
-    pub fn new(id: u64, peer: SocketAddr, local: SocketAddr, listener: Arc<Listener>, tls: SessionTls) -> Self {
-        Self { id, peer, local, listener, tls, protection: DataProtection::default() }
+    pub fn new(id: u64, ends: Ends, local: IpAddr, listener: Arc<Listener>, tls: SessionTls) -> Self {
+        let Ends { client: peer, dialled } = ends;
+        Self { id, peer, dialled, local, listener, tls, protection: DataProtection::default() }
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::{Active, Limits, Login, PassiveAddress, Timeouts, User};
+use crate::config::{Active, Limits, Login, Timeouts, User};
 use crate::identity::account::Accounts;
 use crate::identity::{FailedLogins, SessionSlots};
 use crate::ssh::{Credentials, LoginKey, Target};
 use crate::tls::ServerTls;
+use crate::transfer::announced::Announced;
 use crate::transfer::in_place::InPlace;
 use crate::transfer::passive::PassivePorts;
 use crate::transfer::sweep::Sweeper;
@@ -43,7 +44,7 @@ pub struct Services {
     /// Passive ports.
     pub passive: Arc<PassivePorts>,
     /// The address told in reply 227.
-    pub passive_address: PassiveAddress,
+    pub announced: Announced,
     /// Active data connections; `None` where they are refused.
     pub active: Option<Active>,
     /// Sessions counted in all, by address and by user.

@@ -1,5 +1,6 @@
 //! The server-DTP (RFC 959 §2.3): data endpoints, and the transfers that run over them.
 
+pub mod announced;
 pub mod commit;
 pub mod data_connection;
 pub mod digest;

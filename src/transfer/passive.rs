@@ -1,10 +1,11 @@
 //! Passive ports (RFC 959 §4.1.2 PASV, RFC 2428 §3 EPSV): which are free, who waits on which, and who gets a connection.
 //!
 //! A port listens only while somebody waits on it. A connection goes to the one who waits for its address; a stranger's
-//! is closed and costs nobody their turn. Where ports are shared, one port serves several clients at a time.
+//! is closed and costs nobody their turn. Where ports are shared, one port serves several clients at a time. Behind a
+//! proxy, whose connection it is stands in its PROXY header.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::ops::RangeInclusive;
@@ -16,7 +17,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+
+use crate::proxy_protocol::Gate;
 
 /// Connections queued for one waiting session: its own, and a few that turn out not to resume its TLS session.
 const ARRIVALS: usize = 4;
@@ -30,6 +33,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Random picks before the range is walked in order.
 const RANDOM_PICKS: usize = 16;
 
+/// For so long a port that was given back goes to no other session, while others are free: a connection of the former one
+/// may be on its way (S-5).
+const REST: Duration = Duration::from_secs(5);
+
+/// Ports that rest, at most: with more of them the oldest rest less.
+const MOST_RESTING: usize = 16 * 1024;
+
 /// No port of the range is free for this client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no passive port is free for this client (passive.ports is too small)")]
@@ -40,10 +50,25 @@ pub struct PortsExhausted;
 pub struct PassivePorts {
     range: RangeInclusive<u16>,
     shared: bool,
+    /// Whose connections they are.
+    gate: Gate,
     /// Contended by sessions that reserve and release, and by the accept task of each port; held for a map operation.
-    ports: Mutex<HashMap<SocketAddr, Port>>,
+    pool: Mutex<Pool>,
     /// Called for each connection that nobody waits for.
     on_stranger: fn(),
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    open: HashMap<SocketAddr, Port>,
+    resting: Resting,
+}
+
+/// Who had a port last, for those that were given back a moment ago.
+#[derive(Debug, Default)]
+struct Resting {
+    last: HashMap<(SocketAddr, Awaited), (Instant, u64)>,
+    oldest_first: VecDeque<(Instant, (SocketAddr, Awaited))>,
 }
 
 #[derive(Debug)]
@@ -68,30 +93,42 @@ pub struct Reservation {
     ports: Arc<PassivePorts>,
     address: SocketAddr,
     awaited: Awaited,
+    whose: u64,
     arrivals: mpsc::Receiver<TcpStream>,
 }
 
 impl PassivePorts {
     /// Makes the pool; nothing listens yet. `on_stranger` is called for each connection from an address nobody waits for.
-    pub fn new(range: RangeInclusive<u16>, shared: bool, on_stranger: fn()) -> Arc<Self> {
-        Arc::new(Self { range, shared, ports: Mutex::new(HashMap::new()), on_stranger })
+    pub fn new(range: RangeInclusive<u16>, shared: bool, gate: Gate, on_stranger: fn()) -> Arc<Self> {
+        Arc::new(Self { range, shared, gate, pool: Mutex::default(), on_stranger })
     }
 
     /// Ports on which somebody waits now.
     pub fn in_use(&self) -> usize {
-        self.lock().len()
+        self.lock().open.len()
     }
 
-    /// Reserves a random free port on a local address.
+    /// Reserves a random free port on a local address for a session, which is told by its number.
     ///
     /// # Errors
     /// When no port of the range can be had: reply 425.
-    pub fn reserve(self: &Arc<Self>, local: IpAddr, awaited: Awaited) -> Result<Reservation, PortsExhausted> {
-        let mut ports = self.lock();
-        for port in self.candidates() {
+    pub fn reserve(
+        self: &Arc<Self>,
+        local: IpAddr,
+        awaited: Awaited,
+        whose: u64,
+    ) -> Result<Reservation, PortsExhausted> {
+        let mut pool = self.lock();
+        let Pool { open, resting } = &mut *pool;
+        // Those that rest come last: a small range must not run out of ports because they do.
+        let rested = self.candidates().map(|port| (port, false)).chain(self.candidates().map(|port| (port, true)));
+        for (port, is_last_resort) in rested {
             let address = SocketAddr::new(local, port);
+            if !is_last_resort && resting.is_anothers(address, awaited, whose) {
+                continue;
+            }
             let (sender, arrivals) = mpsc::channel(ARRIVALS);
-            match ports.entry(address) {
+            match open.entry(address) {
                 Entry::Occupied(mut entry) => {
                     let port = entry.get_mut();
                     // SECURITY: one waiting session per address and port, or the arrival could not be told apart.
@@ -112,7 +149,7 @@ impl PassivePorts {
                     entry.insert(Port { accepting, listener, waiting: HashMap::from([(awaited, sender)]) });
                 }
             }
-            return Ok(Reservation { ports: Arc::clone(self), address, awaited, arrivals });
+            return Ok(Reservation { ports: Arc::clone(self), address, awaited, whose, arrivals });
         }
         Err(PortsExhausted)
     }
@@ -129,10 +166,40 @@ impl PassivePorts {
         picks.chain((0..count).map(move |offset| at(start + offset)))
     }
 
-    fn deliver(&self, address: SocketAddr, stream: TcpStream, peer: IpAddr) {
+    /// A connection came: at once, or as soon as its PROXY header is read, it goes to who waits for it.
+    fn arrived(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        listener: &Arc<TcpListener>,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+    ) {
+        if self.gate.is_open_to(peer.ip()) {
+            return self.deliver(address, listener, stream, peer.ip().to_canonical());
+        }
+        let (ports, listener) = (Arc::clone(self), Arc::clone(listener));
+        tokio::spawn(async move {
+            match ports.gate.ends(&mut stream, peer).await {
+                Ok(ends) => ports.deliver(address, &listener, stream, ends.client.ip()),
+                Err(refusal) => {
+                    tracing::info!(
+                        client.address = %peer.ip(),
+                        network.port = address.port(),
+                        "data connection dropped: {refusal} (passive.proxy_protocol)"
+                    );
+                    (ports.on_stranger)();
+                }
+            }
+        });
+    }
+
+    fn deliver(&self, address: SocketAddr, listener: &Arc<TcpListener>, stream: TcpStream, peer: IpAddr) {
         let sender = {
-            let ports = self.lock();
-            let Some(port) = ports.get(&address) else { return };
+            let pool = self.lock();
+            // It may have come to one who has gone, and the port be another's by now.
+            let Some(port) = pool.open.get(&address).filter(|port| Arc::ptr_eq(&port.listener, listener)) else {
+                return;
+            };
             port.waiting.get(&Awaited::From(peer)).or_else(|| port.waiting.get(&Awaited::FromAnybody)).cloned()
         };
         let delivered = sender.is_some_and(|sender| sender.try_send(stream).is_ok());
@@ -146,9 +213,10 @@ impl PassivePorts {
         }
     }
 
-    fn release(&self, address: SocketAddr, awaited: Awaited) {
-        let mut ports = self.lock();
-        if let Entry::Occupied(mut entry) = ports.entry(address) {
+    fn release(&self, address: SocketAddr, awaited: Awaited, whose: u64) {
+        let mut pool = self.lock();
+        pool.resting.begin(address, awaited, whose);
+        if let Entry::Occupied(mut entry) = pool.open.entry(address) {
             entry.get_mut().waiting.remove(&awaited);
             if entry.get().waiting.is_empty() {
                 let Port { accepting, listener, .. } = entry.remove();
@@ -160,8 +228,33 @@ impl PassivePorts {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Port>> {
-        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Resting {
+    fn begin(&mut self, address: SocketAddr, awaited: Awaited, whose: u64) {
+        let now = Instant::now();
+        while let Some((since, key)) = self.oldest_first.front()
+            && (now.duration_since(*since) >= REST || self.oldest_first.len() >= MOST_RESTING)
+        {
+            if self.last.get(key).is_some_and(|(last, _)| last == since) {
+                self.last.remove(key);
+            }
+            self.oldest_first.pop_front();
+        }
+        // Who lets anybody in could be surprised by anybody.
+        for key in [(address, awaited), (address, Awaited::FromAnybody)] {
+            self.last.insert(key, (now, whose));
+            self.oldest_first.push_back((now, key));
+        }
+    }
+
+    /// Had another session this port a moment ago, whose connection could be taken for one of this session?
+    fn is_anothers(&self, address: SocketAddr, awaited: Awaited, whose: u64) -> bool {
+        let last = self.last.get(&(address, awaited));
+        last.is_some_and(|(since, last)| *last != whose && since.elapsed() < REST)
     }
 }
 
@@ -179,14 +272,14 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.ports.release(self.address, self.awaited);
+        self.ports.release(self.address, self.awaited, self.whose);
     }
 }
 
 async fn accept(ports: Arc<PassivePorts>, listener: Arc<TcpListener>, address: SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => ports.deliver(address, stream, peer.ip().to_canonical()),
+            Ok((stream, peer)) => ports.arrived(address, &listener, stream, peer),
             // The connection was gone before it was taken, or this process has no descriptor left for now.
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }
@@ -245,10 +338,10 @@ mod tests {
     #[tokio::test]
     async fn a_stranger_is_turned_away_and_the_rightful_one_is_served() {
         static STRANGERS: AtomicUsize = AtomicUsize::new(0);
-        let ports = PassivePorts::new(free_range(4), true, || {
+        let ports = PassivePorts::new(free_range(4), true, Gate::open(), || {
             STRANGERS.fetch_add(1, Ordering::SeqCst);
         });
-        let mut reservation = ports.reserve(LOCAL, peer(1)).unwrap();
+        let mut reservation = ports.reserve(LOCAL, peer(1), 1).unwrap();
         let stranger = connect_from(2, reservation.port()).await.unwrap();
         stranger.readable().await.unwrap();
         let _rightful = connect_from(1, reservation.port()).await.unwrap();
@@ -259,12 +352,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_shared_port_serves_two_clients_at_a_time() {
-        let ports = PassivePorts::new(free_range(1), true, || {});
-        let mut one = ports.reserve(LOCAL, peer(1)).unwrap();
-        let mut two = ports.reserve(LOCAL, peer(2)).unwrap();
+        let ports = PassivePorts::new(free_range(1), true, Gate::open(), || {});
+        let mut one = ports.reserve(LOCAL, peer(1), 1).unwrap();
+        let mut two = ports.reserve(LOCAL, peer(2), 1).unwrap();
         assert_eq!(one.port(), two.port());
-        assert_eq!(ports.reserve(LOCAL, peer(1)).err(), Some(PortsExhausted));
-        assert_eq!(ports.reserve(LOCAL, Awaited::FromAnybody).err(), Some(PortsExhausted));
+        assert_eq!(ports.reserve(LOCAL, peer(1), 1).err(), Some(PortsExhausted));
+        assert_eq!(ports.reserve(LOCAL, Awaited::FromAnybody, 1).err(), Some(PortsExhausted));
         let _second = connect_from(2, two.port()).await.unwrap();
         let _first = connect_from(1, one.port()).await.unwrap();
         assert_eq!(two.arrival().await.unwrap().peer_addr().unwrap().ip(), IpAddr::from([127, 0, 0, 2]));
@@ -273,14 +366,76 @@ mod tests {
 
     #[tokio::test]
     async fn an_exclusive_port_serves_one_and_is_free_again_when_dropped() {
-        let ports = PassivePorts::new(free_range(1), false, || {});
-        let one = ports.reserve(LOCAL, peer(1)).unwrap();
-        assert_eq!(ports.reserve(LOCAL, peer(2)).err(), Some(PortsExhausted));
+        let ports = PassivePorts::new(free_range(1), false, Gate::open(), || {});
+        let one = ports.reserve(LOCAL, peer(1), 1).unwrap();
+        assert_eq!(ports.reserve(LOCAL, peer(2), 1).err(), Some(PortsExhausted));
         assert_eq!(ports.in_use(), 1);
         drop(one);
         assert_eq!(ports.in_use(), 0);
-        let mut again = ports.reserve(LOCAL, peer(2)).unwrap();
+        let mut again = ports.reserve(LOCAL, peer(2), 1).unwrap();
         let _client = connect_from(2, again.port()).await.unwrap();
         assert!(again.arrival().await.is_some());
+    }
+
+    /// S-5.
+    #[tokio::test]
+    async fn a_port_rests_before_another_session_gets_it_while_others_are_free() {
+        let ports = PassivePorts::new(free_range(3), true, Gate::open(), || {});
+        let first = ports.reserve(LOCAL, peer(1), 1).unwrap();
+        let port = first.port();
+        drop(first);
+        let (second, third) = (ports.reserve(LOCAL, peer(1), 2).unwrap(), ports.reserve(LOCAL, peer(1), 3).unwrap());
+        assert!(second.port() != port && third.port() != port);
+        // Rather than to go without.
+        let fourth = ports.reserve(LOCAL, peer(1), 4).unwrap();
+        assert_eq!(fourth.port(), port);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_rests_is_forgotten_in_time_and_bounded() {
+        let mut resting = Resting::default();
+        let address = |port: u16| SocketAddr::new(LOCAL, port);
+        resting.begin(address(1), peer(1), 7);
+        assert!(resting.is_anothers(address(1), peer(1), 8));
+        assert!(resting.is_anothers(address(1), Awaited::FromAnybody, 8));
+        assert!(!resting.is_anothers(address(1), peer(1), 7));
+        assert!(!resting.is_anothers(address(1), peer(2), 8));
+        assert!(!resting.is_anothers(address(2), peer(1), 8));
+        tokio::time::advance(REST).await;
+        assert!(!resting.is_anothers(address(1), peer(1), 8));
+        for port in 0..u16::MAX {
+            resting.begin(address(port), peer(1), 7);
+        }
+        assert!(resting.oldest_first.len() <= MOST_RESTING + 1 && resting.last.len() <= MOST_RESTING + 1);
+        assert!(resting.is_anothers(address(u16::MAX - 1), peer(1), 8));
+        tokio::time::advance(REST).await;
+        resting.begin(address(1), peer(1), 7);
+        assert_eq!((resting.oldest_first.len(), resting.last.len()), (2, 2));
+    }
+
+    /// S-5: each port as often as the others, whatever came before it. What is random fails each of the two bounds once
+    /// in a thousand times, and so all of three tries once in a hundred million.
+    #[test]
+    fn ports_are_drawn_at_random() {
+        const SAMPLES: usize = 100_000;
+        /// Of chi-square with 47 degrees of freedom, exceeded with probability 0.001.
+        const CHI_SQUARE: f64 = 82.72;
+        let ports = PassivePorts::new(30_000..=30_047, true, Gate::open(), || {});
+        let fits = (0..3).any(|_| {
+            let drawn: Vec<f64> =
+                (0..SAMPLES).map(|_| f64::from(ports.candidates().next().unwrap() - 30_000)).collect();
+            let mut counts = [0_u32; 48];
+            for port in &drawn {
+                counts[*port as usize] += 1;
+            }
+            let expected = SAMPLES as f64 / 48.0;
+            let chi_square: f64 = counts.iter().map(|count| (f64::from(*count) - expected).powi(2) / expected).sum();
+            let mean = drawn.iter().sum::<f64>() / SAMPLES as f64;
+            let product = |(one, next): (&f64, &f64)| (one - mean) * (next - mean);
+            let variance: f64 = drawn.iter().map(|port| (port - mean).powi(2)).sum();
+            let correlation = drawn.iter().zip(drawn.iter().skip(1)).map(product).sum::<f64>() / variance;
+            chi_square < CHI_SQUARE && correlation.abs() < 0.01
+        });
+        assert!(fits);
     }
 }

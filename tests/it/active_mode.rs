@@ -56,6 +56,7 @@ async fn files_and_listings_come_and_go_over_connections_to_the_client() {
     }
 }
 
+/// S-1.
 #[tokio::test]
 async fn only_the_client_itself_is_called_and_only_where_it_is_allowed() {
     let sshd = Sshd::start().await;

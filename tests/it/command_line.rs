@@ -252,8 +252,8 @@ fn five_mistakes_are_five_errors_with_key_paths_and_hints_and_nothing_listens() 
         .changed("key: tls.key", "key: other.key")
         // Of the wrong type.
         .changed("admin:", "passive: {ports: many}\nadmin:")
-        // Not supported.
-        .changed("admin:", "trusted_proxies: [10.0.0.0/8]\nadmin:")
+        // Of the wrong form.
+        .changed("admin:", "trusted_proxies: [10.0.0.1/8]\nadmin:")
         // A file that is missing.
         .changed("host_keys:", "known_hosts: absent, host_keys:")
         // An unknown key.
@@ -268,7 +268,7 @@ fn five_mistakes_are_five_errors_with_key_paths_and_hints_and_nothing_listens() 
         for at in [
             "error: tls.certificates[0]: the key does not belong",
             "error: passive.ports: expected a range of ports such as 30000-30047, found `many`",
-            "error: trusted_proxies: not supported yet",
+            "error: trusted_proxies[0]: `10.0.0.1/8` has bits set behind its prefix",
             "error: backends.files.known_hosts: no such file: `",
             "error: users.acme.rooot: unknown key",
         ] {

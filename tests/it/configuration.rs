@@ -8,7 +8,7 @@ use std::time::Duration;
 use ftps2sftp::config::error::Problem;
 use ftps2sftp::config::{
     AsciiMode, HostPort, KeyHolder, Loaded, LogFormat, Login, LoginKey, MappedLogin, Material, PassiveAddress,
-    Resumption, Symlinks, TlsMode, TlsVersion, UploadMode, load, load_text,
+    ProxyProtocol, Resumption, Symlinks, TlsMode, TlsVersion, UploadMode, load, load_text,
 };
 use proptest::prelude::*;
 
@@ -104,9 +104,15 @@ fn the_deployment_example_loads_and_holds_the_defaults() {
 fn every_key_of_the_example_is_read() {
     let folder = folder();
     let document = "
-listeners: [{name: a, address: '127.0.0.1:1', tls: implicit}]
+listeners: [{name: a, address: '127.0.0.1:1', tls: implicit, proxy_protocol: optional}]
 tls: {certificates: [{certificate: tls.crt, key: tls.key}], min_version: 1.3, require_control: false}
-passive: {ports: 4000, address: ftp.example, shared: false}
+passive:
+  ports: 4000
+  address: ftp.example
+  shared: false
+  overrides: [{clients: 10.0.0.0/8, address: 10.1.2.3}, {clients: '2001:db8::/32', address: auto}]
+  proxy_protocol: required
+trusted_proxies: [192.0.2.0/24, 198.51.100.7, '::1']
 backends:
   b: {address: ['[::1]:2', h:3], host_keys: ['SHA256:uNiVztksCsDhcc0u9e8BrJQXVUpKZIDTMczCvj3tD2s'], keepalive: 1m, connect_timeout: 2s, request_timeout: 3s, connections: shared, idle_release: 5m}
 users:
@@ -126,6 +132,14 @@ log: {format: json, level: 'info,ftps2sftp::ssh=debug'}
     assert_eq!((config.tls.min_version, config.tls.require_control), (TlsVersion::Tls13, false));
     assert_eq!((config.passive.ports, config.passive.shared), (4000..=4000, false));
     assert_eq!(config.passive.address, PassiveAddress::Name("ftp.example".into()));
+    assert_eq!(config.listeners[0].proxy_protocol, ProxyProtocol::Optional);
+    assert_eq!(config.passive.proxy_protocol, ProxyProtocol::Required);
+    let networks: Vec<String> = config.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["192.0.2.0/24", "198.51.100.7/32", "::1/128"]);
+    let overrides = &config.passive.overrides;
+    assert!(overrides[0].clients.contains("10.9.9.9".parse().unwrap()));
+    assert_eq!(overrides[0].address, PassiveAddress::Fixed("10.1.2.3".parse().unwrap()));
+    assert_eq!((overrides.len(), &overrides[1].address), (2, &PassiveAddress::Auto));
     let backend = &config.backends["b"];
     assert_eq!(backend.addresses[0], HostPort { host: "::1".into(), port: 2 });
     assert_eq!((backend.addresses.len(), backend.host_keys.len(), &backend.known_hosts), (2, 1, &None));
@@ -213,6 +227,34 @@ fn each_mistake_is_named_with_its_key_path() {
             "expected a range of ports such as 30000-30047, found a list",
         ),
         (with("passive: {address: '::1'}"), "passive.address", "EPSV"),
+        (with("listeners: [{proxy_protocol: true}]"), "listeners[0].proxy_protocol", "is not one of"),
+        (with("listeners: [{proxy_protocol: required}]"), "listeners[0].proxy_protocol", "`trusted_proxies`"),
+        (with("passive: {proxy_protocol: optional}"), "passive.proxy_protocol", "`trusted_proxies`"),
+        (
+            with("trusted_proxies: []\nlisteners: [{proxy_protocol: optional}]"),
+            "listeners[0].proxy_protocol",
+            "nobody's PROXY header is believed",
+        ),
+        (with("trusted_proxies: 10.0.0.0/8"), "trusted_proxies", "a list of networks"),
+        (with("trusted_proxies: [10.0.0.0/33]"), "trusted_proxies[0]", "a network such as"),
+        (with("trusted_proxies: ['::/0', 10.1.2.3/8]"), "trusted_proxies[1]", "bits set behind its prefix"),
+        (with("passive: {overrides: [{clients: 10.0.0.0/8}]}"), "passive.overrides[0].address", "is missing"),
+        (with("passive: {overrides: [{address: auto}]}"), "passive.overrides[0].clients", "is missing"),
+        (
+            with("passive: {overrides: [{clients: all, address: auto}]}"),
+            "passive.overrides[0].clients",
+            "a network such as",
+        ),
+        (
+            with("passive: {overrides: [{clients: '::/0', address: '::1'}]}"),
+            "passive.overrides[0].address",
+            "reply 227 can tell only an IPv4 address",
+        ),
+        (
+            with("passive: {overrides: [{clients: '::/0', address: auto, port: 1}]}"),
+            "passive.overrides[0].port",
+            "unknown key",
+        ),
         (with("passive: {address: 10.0.0.300}"), "passive.address", "DNS name"),
         // Backends.
         ("backends: {}".into(), "backends", "no backend"),
@@ -408,22 +450,9 @@ fn what_does_not_exist_yet_is_refused_and_its_default_is_not() {
     let tls = |entry: &str| MINIMAL.replace("]}\n", &format!("], {entry}}}\n"));
     let acme = |entry: &str| user(&format!("backend: warehouse, login: passthrough, {entry}"));
     for (at, default, other) in [
-        (
-            "listeners[0].proxy_protocol",
-            with("listeners: [{proxy_protocol: off}]"),
-            with("listeners: [{proxy_protocol: optional}]"),
-        ),
-        (
-            "listeners[0].proxy_protocol",
-            with("listeners: [{proxy_protocol: false}]"),
-            with("listeners: [{proxy_protocol: true}]"),
-        ),
         ("tls.client_certificates", tls("client_certificates: 'off'"), tls("client_certificates: required")),
         ("tls.client_ca", tls("client_ca: null"), tls("client_ca: tls.crt")),
         ("tls.client_crl", tls("client_crl: null"), tls("client_crl: tls.crt")),
-        ("passive.overrides", with("passive: {overrides: []}"), with("passive: {overrides: [{clients: 10.0.0.0/8}]}")),
-        ("passive.proxy_protocol", with("passive: {proxy_protocol: off}"), with("passive: {proxy_protocol: required}")),
-        ("trusted_proxies", with("trusted_proxies: []"), with("trusted_proxies: [10.0.0.0/8]")),
         ("users.acme.client_certificate", acme("client_certificate: null"), acme("client_certificate: {subject: a}")),
         ("users.acme.from", acme("from: ['::/0', 0.0.0.0/0]"), acme("from: [10.0.0.0/8]")),
         ("users.acme.limits.rate", acme("limits: {rate: null}"), acme("limits: {rate: 10MiB/s}")),

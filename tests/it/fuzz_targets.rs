@@ -74,6 +74,11 @@ fn paths() {
 }
 
 #[test]
+fn proxy_header() {
+    replay("proxy_header", targets::proxy_header::run);
+}
+
+#[test]
 fn sessions() {
     replay("sessions", targets::sessions::run);
 }

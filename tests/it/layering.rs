@@ -16,12 +16,17 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("shutdown", 0, &[]),
     ("config", 1, &["ftp"]),
     ("telemetry", 2, &["ftp", "config"]),
+    ("proxy_protocol", 2, &["config"]),
     ("tls", 3, &["ftp", "config", "telemetry"]),
     ("sftp", 3, &["ftp", "config", "telemetry"]),
     ("ssh", 3, &["ftp", "config", "telemetry", "sftp"]),
     ("identity", 4, &["ftp", "shutdown", "config", "telemetry", "tls", "sftp", "ssh"]),
-    ("transfer", 4, &["ftp", "shutdown", "config", "telemetry", "tls", "sftp", "ssh"]),
-    ("session", 5, &["ftp", "shutdown", "config", "telemetry", "tls", "sftp", "ssh", "identity", "transfer"]),
+    ("transfer", 4, &["ftp", "shutdown", "config", "telemetry", "proxy_protocol", "tls", "sftp", "ssh"]),
+    (
+        "session",
+        5,
+        &["ftp", "shutdown", "config", "telemetry", "proxy_protocol", "tls", "sftp", "ssh", "identity", "transfer"],
+    ),
     // Handlers neither count nor log: no `telemetry`.
     ("command", 6, &["ftp", "shutdown", "config", "tls", "sftp", "ssh", "identity", "transfer", "session"]),
     (
@@ -30,7 +35,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
         &["ftp", "shutdown", "config", "telemetry", "tls", "sftp", "ssh", "identity", "transfer", "session", "command"],
     ),
     // It makes sessions and refuses them with a reply.
-    ("server", 8, &["ftp", "config", "tls", "telemetry", "shutdown", "session", "control"]),
+    ("server", 8, &["ftp", "config", "proxy_protocol", "tls", "telemetry", "shutdown", "session", "control"]),
     ("admin", 8, &["config", "tls", "telemetry", "shutdown"]),
     ("demo", 8, &["config", "tls", "telemetry", "shutdown"]),
     (
@@ -41,6 +46,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
             "shutdown",
             "config",
             "telemetry",
+            "proxy_protocol",
             "tls",
             "sftp",
             "ssh",

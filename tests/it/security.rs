@@ -358,6 +358,7 @@ async fn strangers_at_the_clients_address_do_not_cost_it_its_turn() {
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
 }
 
+/// S-2.
 #[tokio::test]
 async fn a_data_connection_from_another_address_is_dropped_and_the_rightful_one_served() {
     let sshd = Sshd::start().await;

@@ -154,14 +154,6 @@ pub(super) fn is_flag(flag: bool) -> impl Fn(&Node) -> bool {
     }
 }
 
-pub(super) fn is_word(word: &str) -> impl Fn(&Node) -> bool {
-    move |node| match node {
-        Node::Text(text) => text.value().is_none_or(|value| value == word),
-        Node::Flag(false) => word == "off",
-        _ => false,
-    }
-}
-
 /// Its reference did not resolve: that is the one mistake to report.
 fn is_broken(node: &Node) -> bool {
     matches!(node, Node::Text(text) if text.value().is_none())

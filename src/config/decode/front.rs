@@ -8,16 +8,21 @@ use super::super::load::Material;
 use super::super::raw::Node;
 use super::super::scalar::{self, Wrong};
 use super::super::{
-    Active, Certificate, ClientCertificates, Listener, Passive, PassiveAddress, Tls, TlsMode, TlsVersion, files,
+    Active, Certificate, ClientCertificates, Listener, Network, Passive, PassiveAddress, PassiveOverride,
+    ProxyProtocol, Tls, TlsMode, TlsVersion, files, network,
 };
 use super::cursor::Cursor;
-use super::fields::{Fields, is_empty_list, is_word};
+use super::fields::Fields;
 use super::{Report, item_path};
 
 /// Most listeners: each is a task and a socket, and a metric label.
 const MAX_LISTENERS: usize = 64;
 /// Longest listener name: it is a metric label.
 const MAX_LISTENER_NAME: usize = 64;
+/// Most networks in one list: each is compared with each client.
+const MAX_NETWORKS: usize = 1000;
+/// What a network looks like.
+const NETWORK: &str = "a network such as 10.0.0.0/8";
 
 /// `listeners`, each with its key path.
 pub(super) fn listeners(cursor: Option<Cursor<'_>>, report: &mut Report) -> Vec<(String, Listener)> {
@@ -57,9 +62,9 @@ fn listener(cursor: &Cursor<'_>, report: &mut Report) -> Option<Listener> {
     let address = fields.or("address", default.address, report, |cursor, report| {
         cursor.parsed("an address such as 0.0.0.0:2121", scalar::socket_address, report)
     });
-    fields.not_yet("proxy_protocol", "\"off\"", is_word("off"), report);
+    let proxy_protocol = proxy_protocol(&mut fields, report);
     fields.finish(report);
-    Some(Listener { name, address, tls })
+    Some(Listener { name, address, tls, proxy_protocol })
 }
 
 fn default_listener(tls: TlsMode) -> Listener {
@@ -67,7 +72,19 @@ fn default_listener(tls: TlsMode) -> Listener {
         TlsMode::Explicit => ("explicit", 2121),
         TlsMode::Implicit => ("implicit", 2990),
     };
-    Listener { name: name.to_owned(), address: SocketAddr::from(([0, 0, 0, 0], port)), tls }
+    Listener {
+        name: name.to_owned(),
+        address: SocketAddr::from(([0, 0, 0, 0], port)),
+        tls,
+        proxy_protocol: ProxyProtocol::Off,
+    }
+}
+
+/// `proxy_protocol`, of a listener or of data connections.
+fn proxy_protocol(fields: &mut Fields<'_>, report: &mut Report) -> ProxyProtocol {
+    let modes =
+        [("off", ProxyProtocol::Off), ("optional", ProxyProtocol::Optional), ("required", ProxyProtocol::Required)];
+    fields.or("proxy_protocol", ProxyProtocol::Off, report, |cursor, report| cursor.choice(&modes, report))
 }
 
 fn listener_name(text: &str) -> Result<String, Wrong> {
@@ -195,7 +212,13 @@ fn with_material(at: String, certificate: PathBuf, key: PathBuf, report: &mut Re
 
 /// `passive`
 pub(super) fn passive(cursor: Option<Cursor<'_>>, report: &mut Report) -> Passive {
-    let mut passive = Passive { ports: 30000..=30047, address: PassiveAddress::Auto, shared: true };
+    let mut passive = Passive {
+        ports: 30000..=30047,
+        address: PassiveAddress::Auto,
+        overrides: Vec::new(),
+        shared: true,
+        proxy_protocol: ProxyProtocol::Off,
+    };
     let Some(mut fields) = cursor.and_then(|cursor| cursor.fields(report)) else { return passive };
     passive.ports = fields.or("ports", passive.ports, report, |cursor, report| {
         const EXPECTED: &str = "a range of ports such as 30000-30047";
@@ -204,14 +227,67 @@ pub(super) fn passive(cursor: Option<Cursor<'_>>, report: &mut Report) -> Passiv
             _ => cursor.parsed(EXPECTED, scalar::port_range, report),
         }
     });
-    passive.address = fields.or("address", passive.address, report, |cursor, report| {
-        cursor.parsed("auto, an IPv4 address or a DNS name", scalar::passive_address, report)
-    });
+    passive.address = fields.or("address", passive.address, report, passive_address);
     passive.shared = fields.or("shared", passive.shared, report, Cursor::flag);
-    fields.not_yet("overrides", "[]", is_empty_list, report);
-    fields.not_yet("proxy_protocol", "\"off\"", is_word("off"), report);
+    passive.overrides = fields.take("overrides").map(|cursor| overrides(&cursor, report)).unwrap_or_default();
+    passive.proxy_protocol = proxy_protocol(&mut fields, report);
     fields.finish(report);
     passive
+}
+
+fn passive_address(cursor: &Cursor<'_>, report: &mut Report) -> Option<PassiveAddress> {
+    cursor.parsed("auto, an IPv4 address or a DNS name", scalar::passive_address, report)
+}
+
+/// `passive.overrides`
+fn overrides(cursor: &Cursor<'_>, report: &mut Report) -> Vec<PassiveOverride> {
+    let items = cursor.list("a list of {clients: NETWORK, address: ADDRESS}", report).unwrap_or_default();
+    if items.len() > MAX_NETWORKS {
+        cursor.wrong(format!("holds more than {MAX_NETWORKS} entries"), report);
+    }
+    let one = |item: Cursor<'_>| {
+        let mut fields = item.fields(report)?;
+        let clients = fields.require("clients", "the network these clients come from, such as 10.0.0.0/8");
+        let address = fields.require("address", "what they are told: an IPv4 address, a DNS name, or auto");
+        let clients = clients.and_then(|cursor| cursor.parsed(NETWORK, network::network, report));
+        let address = address.and_then(|cursor| passive_address(&cursor, report));
+        fields.finish(report);
+        Some(PassiveOverride { clients: clients?, address: address? })
+    };
+    items.into_iter().take(MAX_NETWORKS).filter_map(one).collect()
+}
+
+/// `trusted_proxies`; `None` where it is wrong.
+pub(super) fn trusted_proxies(cursor: Option<Cursor<'_>>, report: &mut Report) -> Option<Vec<Network>> {
+    let Some(cursor) = cursor else { return Some(Vec::new()) };
+    let items = cursor.list("a list of networks", report)?;
+    if items.len() > MAX_NETWORKS {
+        cursor.wrong(format!("holds more than {MAX_NETWORKS} networks"), report);
+        return None;
+    }
+    // All of them are looked at, whatever is wrong with the first.
+    let networks: Vec<_> = items.iter().map(|item| item.parsed(NETWORK, network::network, report)).collect();
+    networks.into_iter().collect()
+}
+
+/// SECURITY: a PROXY header of anybody would let everybody choose who they are.
+pub(super) fn check_proxies(
+    listeners: &[(String, Listener)],
+    passive: &Passive,
+    trusted: Option<&[Network]>,
+    report: &mut Report,
+) {
+    // What is wrong with the list is reported already.
+    if trusted.is_none_or(|trusted| !trusted.is_empty()) {
+        return;
+    }
+    let listeners = listeners.iter().map(|(at, listener)| (at.as_str(), listener.proxy_protocol));
+    for (at, mode) in listeners.chain([("passive", passive.proxy_protocol)]) {
+        if mode != ProxyProtocol::Off {
+            let problem = Problem::new(format!("{at}.proxy_protocol"), "nobody's PROXY header is believed");
+            report.problem(problem.hint("name the addresses of the proxies in `trusted_proxies`"));
+        }
+    }
 }
 
 /// `active`

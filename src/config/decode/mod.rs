@@ -17,7 +17,6 @@ mod words;
 use std::path::{Path, PathBuf};
 
 use self::cursor::Cursor;
-use self::fields::is_empty_list;
 use super::Config;
 use super::error::Problem;
 use super::load::Material;
@@ -37,7 +36,7 @@ pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> 
     let tls = front::tls(fields.take("tls"), report);
     let passive = front::passive(fields.take("passive"), report);
     let active = front::active(fields.take("active"), report);
-    fields.not_yet("trusted_proxies", "[]", is_empty_list, report);
+    let trusted_proxies = front::trusted_proxies(fields.take("trusted_proxies"), report);
     let backends = fields
         .require("backends", "the SFTP servers by name, each with an `address` and `known_hosts`")
         .map(|cursor| backends::backends(&cursor, report));
@@ -57,6 +56,7 @@ pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> 
     let users = users.map(|cursor| users::users(&cursor, &surroundings, report));
     fields.finish(report);
     front::check_addresses(&listeners, &passive, admin, report);
+    front::check_proxies(&listeners, &passive, trusted_proxies.as_deref(), report);
 
     let (users, any_user) = users??;
     Some(Config {
@@ -64,6 +64,7 @@ pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> 
         tls,
         passive,
         active,
+        trusted_proxies: trusted_proxies.unwrap_or_default(),
         backends: backends?.into_iter().filter_map(|(name, backend)| Some((name, backend?))).collect(),
         users,
         any_user,

@@ -15,4 +15,5 @@ pub mod lines;
 pub mod listings;
 pub mod packets;
 pub mod paths;
+pub mod proxy_header;
 pub mod sessions;

@@ -44,6 +44,8 @@ pub(crate) struct Client {
     /// PROT P is in force.
     pub(crate) private: bool,
     peer: SocketAddr,
+    /// What data connections begin with: a PROXY header, or nothing.
+    pub(crate) data_header: Vec<u8>,
 }
 
 impl Client {
@@ -117,16 +119,42 @@ impl Client {
         client
     }
 
+    /// As through a proxy that sends this header, on data connections too; implicit TLS, greeted.
+    pub(crate) async fn implicit_behind(gateway: &Gateway, header: &[u8]) -> Self {
+        let tls = connector(gateway, &version::TLS13);
+        let mut stream = TcpStream::connect(gateway.implicit).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(header).await.unwrap();
+        let stream = tls.connect(server_name(), stream).await.unwrap();
+        let mut client = Self::over(Box::new(stream), tls, gateway.implicit);
+        (client.private, client.data_header) = (true, header.to_vec());
+        client.expect(220).await;
+        client
+    }
+
+    /// The same in clear, greeted.
+    pub(crate) async fn clear_behind(gateway: &Gateway, header: &[u8]) -> Self {
+        let mut stream = TcpStream::connect(gateway.explicit).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(header).await.unwrap();
+        let mut client = Self::over(Box::new(stream), connector(gateway, &version::TLS13), gateway.explicit);
+        client.data_header = header.to_vec();
+        client.expect(220).await;
+        client
+    }
+
     fn over(stream: Box<dyn Stream>, tls: TlsConnector, peer: SocketAddr) -> Self {
-        Self { control: BufReader::new(stream), tls, private: false, peer }
+        Self { control: BufReader::new(stream), tls, private: false, peer, data_header: Vec::new() }
     }
 
     /// Begins TLS on the control connection (after 234).
     pub(crate) async fn upgrade(self) -> io::Result<Self> {
-        let Self { control, tls, peer, .. } = self;
+        let Self { control, tls, peer, data_header, .. } = self;
         assert!(control.buffer().is_empty(), "something came in clear after 234");
         let stream = tls.connect(server_name(), control.into_inner()).await?;
-        Ok(Self::over(Box::new(stream), tls, peer))
+        let mut client = Self::over(Box::new(stream), tls, peer);
+        client.data_header = data_header;
+        Ok(client)
     }
 
     /// USER and PASS, successfully.
@@ -208,8 +236,9 @@ impl Client {
 
     /// Connects to a data port, without TLS yet.
     pub(crate) async fn connect(&self, address: SocketAddr) -> TcpStream {
-        let stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        stream.write_all(&self.data_header).await.unwrap();
         stream
     }
 

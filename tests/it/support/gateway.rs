@@ -57,6 +57,10 @@ pub(crate) struct Setup {
     pub(crate) certificates: String,
     /// Lines under `passive`, indented by two.
     pub(crate) passive: String,
+    /// Further keys of both listeners, such as `proxy_protocol: required`.
+    pub(crate) listeners: String,
+    /// So many passive ports, where it matters.
+    pub(crate) ports: Option<u16>,
     /// `log.level`.
     pub(crate) level: Option<String>,
 }
@@ -145,18 +149,19 @@ impl Gateway {
         let bounds = "limits: {commands_per_second: 1000000, failed_logins: {per_ip: null, per_user: null}}\n";
         let limits = if setup.more.contains("limits: ") { "" } else { bounds };
         let configuration = format!(
-            "listeners:\n  - {{name: explicit, address: \"127.0.0.1:0\", tls: explicit}}\n  - {{name: implicit, \
-             address: \"127.0.0.1:0\", tls: implicit}}\ntls:\n  certificates: [{{certificate: tls.crt, key: \
+            "listeners:\n  - {{name: explicit, address: \"127.0.0.1:0\", tls: explicit, {listeners}}}\n  - {{name: \
+             implicit, address: \"127.0.0.1:0\", tls: implicit, {listeners}}}\ntls:\n  certificates: [{{certificate: tls.crt, key: \
              tls.key}}{}]\n{}passive:\n  ports: {first}-{}\n{}backends:\n{}users:\n{}admin: {{address: \
              \"127.0.0.1:0\"}}\nlog: {{format: json, level: \"{}\"}}\n{limits}{}",
             setup.certificates,
             setup.tls,
-            first + PASSIVE_PORTS - 1,
+            first + setup.ports.unwrap_or(PASSIVE_PORTS) - 1,
             setup.passive,
             setup.backends,
             setup.users,
             setup.level.as_deref().unwrap_or("debug"),
-            setup.more
+            setup.more,
+            listeners = setup.listeners,
         );
         let file = directory.path().join("gateway.yaml");
         fs::write(&file, &configuration).unwrap();
@@ -231,6 +236,39 @@ impl Gateway {
     /// A file of /proc/PID.
     pub(crate) fn process_file(&self, name: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{name}", self.process.id())).unwrap()
+    }
+
+    /// How many TCP sockets it listens on.
+    pub(crate) fn listening(&self) -> usize {
+        let process = format!("/proc/{}", self.process.id());
+        let mut listening = Vec::new();
+        for table in ["tcp", "tcp6"] {
+            let text = fs::read_to_string(format!("{process}/net/{table}")).unwrap();
+            // proc_pid_net(5): the fourth column is the state, 0A for LISTEN, and the tenth the inode.
+            listening.extend(text.lines().skip(1).filter_map(|line| {
+                let columns: Vec<&str> = line.split_whitespace().collect();
+                (columns[3] == "0A").then(|| format!("socket:[{}]", columns[9]))
+            }));
+        }
+        let descriptors = fs::read_dir(format!("{process}/fd")).unwrap();
+        let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        targets.filter(|target| listening.iter().any(|socket| target.as_os_str() == socket.as_str())).count()
+    }
+
+    /// From now on it may have so many descriptors (RLIMIT_NOFILE).
+    pub(crate) fn limit_descriptors(&self, most: u64) {
+        let process = self.process.id().to_string();
+        let limit = format!("--nofile={most}:{most}");
+        assert!(Command::new("prlimit").args(["--pid", &process, &limit]).status().unwrap().success());
+    }
+
+    /// What it has used of the processor.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        // proc_pid_stat(5): behind the name, user and system time are the 12th and 13th field, in hundredths of a second.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
     }
 
     /// Begins to count its peak, `VmHWM`, anew (proc(5): 5 to `clear_refs`).
