@@ -28,6 +28,7 @@ use crate::identity::session_slots::ConnectionSlot;
 use crate::session::services::Services;
 use crate::session::{Session, Stage};
 use crate::shutdown::Shutdown;
+use crate::tls::ServerTls;
 
 use self::during::{Handled, Then};
 use self::pace::Pace;
@@ -76,6 +77,9 @@ pub enum Ended {
     /// Newer connections wanted its place, and nobody had logged in on it.
     #[error("pushed out by newer connections before login")]
     Evicted,
+    /// The certificate it came with counts no more.
+    #[error("the client's certificate is not accepted any more")]
+    CertificateRefused,
     /// The gateway stops.
     #[error("shutting down")]
     Drained,
@@ -102,6 +106,8 @@ pub struct Control<'a, S> {
     shutdown: Shutdown,
     recorder: Recorder,
     login_deadline: Instant,
+    /// The settings by which the client's certificate was looked at last.
+    looked_at_by: Option<Arc<ServerTls>>,
     bad_commands: u32,
     long_lines: u32,
 }
@@ -121,6 +127,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             shutdown,
             recorder,
             login_deadline: Instant::now() + services.timeouts.login,
+            looked_at_by: None,
             bad_commands: 0,
             long_lines: 0,
         }
@@ -135,6 +142,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         match ended {
             Ended::Idle | Ended::LoginTimedOut => self.last_words("Timed out, closing").await,
             Ended::Evicted => self.last_words("Too many connections wait for a login, closing").await,
+            Ended::CertificateRefused => self.last_words("Your certificate is not accepted any more, closing").await,
             Ended::Drained => self.last_words("The service is shutting down").await,
             Ended::Closed | Ended::Gone(_) => {}
         }
@@ -157,6 +165,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 None => self.next_line().await?,
             };
             self.keep_pace().await;
+            if !self.certificate_counts() {
+                return Err(Ended::CertificateRefused);
+            }
             match waiting {
                 Waiting::Line(line) => {
                     self.long_lines = 0;
@@ -177,6 +188,20 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         sleep_until(self.pace.ready_at()).await;
         let rate = self.session.logged_in().is_some().then_some(self.services.limits.commands_per_second);
         self.pace.count(rate);
+    }
+
+    /// SECURITY: a certificate that was revoked since, or whose authority was taken out, ends its session with the next
+    /// command.
+    fn certificate_counts(&mut self) -> bool {
+        let secured = self.session.secured.as_ref();
+        let Some(certificate) = secured.and_then(|secured| secured.client_certificate.as_ref()) else { return true };
+        let tls = self.services.tls.get();
+        if self.looked_at_by.as_ref().is_some_and(|looked_at_by| Arc::ptr_eq(looked_at_by, &tls)) {
+            return true;
+        }
+        let counts = tls.accepts(certificate);
+        self.looked_at_by = Some(tls);
+        counts
     }
 
     /// TLS from here on; what was said in clear is forgotten.

@@ -9,7 +9,7 @@ use tokio_rustls::rustls;
 use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::crypto::aws_lc_rs as provider;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 
@@ -162,15 +162,23 @@ pub struct ClientCertificate {
     /// SHA-256 of it.
     pub fingerprint: [u8; 32],
     der: CertificateDer<'static>,
+    /// What came with it to lead to an authority.
+    intermediates: Vec<CertificateDer<'static>>,
 }
 
 impl ClientCertificate {
-    pub(super) fn of(certificate: &CertificateDer<'_>) -> Self {
+    pub(super) fn of(certificate: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Self {
         let mut fingerprint = [0; 32];
         for (byte, digest) in fingerprint.iter_mut().zip(digest::digest(&digest::SHA256, certificate).as_ref()) {
             *byte = *digest;
         }
-        Self { fingerprint, der: certificate.clone().into_owned() }
+        let intermediates = intermediates.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        Self { fingerprint, der: certificate.clone().into_owned(), intermediates }
+    }
+
+    /// Does it count for this verifier, now?
+    pub(super) fn is_good_for(&self, verifier: &dyn ClientCertVerifier) -> bool {
+        verifier.verify_client_cert(&self.der, &self.intermediates, UnixTime::now()).is_ok()
     }
 
     /// The names in it. None where it is not understood.

@@ -42,6 +42,7 @@ const STORED_SESSIONS: usize = 1;
 /// What all sessions have in common: certificates and versions.
 pub struct ServerTls {
     base: ServerConfig,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
     turns: Turns,
 }
 
@@ -63,11 +64,16 @@ impl ServerTls {
         };
         let mut base = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)?
-            .with_client_cert_verifier(clients.unwrap_or_else(|| Arc::new(NoClientAuth)))
+            .with_client_cert_verifier(clients.clone().unwrap_or_else(|| Arc::new(NoClientAuth)))
             .with_cert_resolver(Arc::new(Certificates::new(certificates)));
         base.session_storage = Arc::new(NoServerSessionStorage {});
         base.max_early_data_size = 0;
-        Ok(Self { base, turns: Turns::new() })
+        Ok(Self { base, clients, turns: Turns::new() })
+    }
+
+    /// Would this certificate, which was good once, still get through a handshake?
+    pub fn accepts(&self, certificate: &ClientCertificate) -> bool {
+        self.clients.as_deref().is_none_or(|verifier| certificate.is_good_for(verifier))
     }
 
     /// The configurations of one control session.
@@ -236,8 +242,8 @@ impl Secured {
             server_name: connection.server_name().map(Box::from),
             client_certificate: connection
                 .peer_certificates()
-                .and_then(|chain| chain.first())
-                .map(|leaf| Arc::new(ClientCertificate::of(leaf))),
+                .and_then(|chain| chain.split_first())
+                .map(|(leaf, intermediates)| Arc::new(ClientCertificate::of(leaf, intermediates))),
         }
     }
 }

@@ -277,3 +277,37 @@ async fn curl_lftp_and_openssl_log_in_by_certificate() {
         assert!(said.contains(code), "{said}");
     }
 }
+
+#[tokio::test]
+async fn tls_53_what_is_revoked_meanwhile_ends_sessions_and_a_broken_list_changes_nothing() {
+    let sshd = Sshd::start().await;
+    let authority = Authority::new("Ours");
+    let (kept, withdrawn) = (authority.sign("/CN=kept"), authority.sign("/CN=withdrawn"));
+    let folder = tempfile::tempdir().unwrap();
+    let in_use = folder.path().join("list.pem");
+    fs::copy(authority.revocation_list("-crldays 30"), &in_use).unwrap();
+    let mut setup = Setup::backend(&sshd);
+    for (signed, name) in [(&kept, "kept"), (&withdrawn, "withdrawn")] {
+        let rule = format!("{{fingerprints: [\"{}\"]}}", signed.fingerprint());
+        setup = by_certificate(setup, name, &rule, &sshd.files());
+    }
+    let gateway = Gateway::start(&asking(setup, "required", &authority.certificate(), Some(&in_use)));
+    let mut staying = show(&gateway, &kept, &TLS13).await;
+    staying.ask("USER kept", 232).await;
+    let mut leaving = show(&gateway, &withdrawn, &TLS13).await;
+    leaving.ask("USER withdrawn", 232).await;
+
+    let reloads = |result| format!("ftps2sftp_reloads_total{{object=\"client_ca\",result=\"{result}\"}}");
+    fs::write(&in_use, "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n").unwrap();
+    gateway.wait_for_metric(&reloads("failed"), 1.0).await;
+    leaving.ask("PWD", 257).await;
+
+    authority.revoke(&withdrawn);
+    fs::copy(authority.revocation_list("-crldays 30"), &in_use).unwrap();
+    gateway.wait_for_metric(&reloads("success"), 1.0).await;
+    leaving.ask("PWD", 421).await;
+    leaving.expect_closed().await;
+    assert!(come(&gateway, withdrawn.connector(&gateway, &TLS13)).await.is_err());
+    staying.ask("PWD", 257).await;
+    assert_eq!(staying.store("STOR file", b"goes on").await.code, 226);
+}

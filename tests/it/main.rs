@@ -46,6 +46,7 @@ mod real_clients;
 mod reload;
 mod secrets;
 mod security;
+mod security_document;
 mod sftp_session;
 mod ssh;
 mod support;
