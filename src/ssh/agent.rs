@@ -79,7 +79,7 @@ impl Agent {
             .into_iter()
             .map(|identity| match identity {
                 AgentIdentity::PublicKey { key, .. } => Identity::Key(key),
-                AgentIdentity::Certificate { certificate, .. } => Identity::Certificate(certificate),
+                AgentIdentity::Certificate { certificate, .. } => Identity::Certificate(Box::new(certificate)),
             })
             .collect())
     }

@@ -59,11 +59,12 @@ pub(super) fn allows_sha1(algorithms: &Algorithms) -> bool {
 
 /// Is a signature of this algorithm one to rely on? Not DSA, not RSA with SHA-1.
 pub(super) fn is_safe_signature(algorithm: &Algorithm) -> bool {
-    match algorithm {
-        Algorithm::Ed25519 | Algorithm::Rsa { hash: Some(HashAlg::Sha256 | HashAlg::Sha512) } => true,
-        Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 | EcdsaCurve::NistP384 | EcdsaCurve::NistP521 } => true,
-        _ => false,
-    }
+    matches!(
+        algorithm,
+        Algorithm::Ed25519
+            | Algorithm::Rsa { hash: Some(HashAlg::Sha256 | HashAlg::Sha512) }
+            | Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 | EcdsaCurve::NistP384 | EcdsaCurve::NistP521 }
+    )
 }
 
 /// What was agreed on that Terrapin breaks where key exchange is not strict: ChaCha20-Poly1305, and CBC under

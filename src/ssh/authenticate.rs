@@ -151,7 +151,7 @@ impl Login<'_> {
             let result = match identity.clone() {
                 Identity::Key(key) => self.handle.authenticate_publickey_with(user, key, hash, signer).await,
                 Identity::Certificate(certificate) => {
-                    self.handle.authenticate_certificate_with(user, certificate, hash, signer).await
+                    self.handle.authenticate_certificate_with(user, *certificate, hash, signer).await
                 }
             };
             let result = match result {

@@ -178,6 +178,8 @@ impl Target {
                     self.circuit.failed(index, started, &error);
                     failure = Some(error);
                 }
+                // No address was asked, and others would be asked in vain.
+                Err(error @ ConnectError::Jump { .. }) => return Err(error),
                 result => {
                     // Whatever it says: somebody is there.
                     self.circuit.answered(index);

@@ -12,7 +12,7 @@ use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{self, Algorithm, Certificate, HashAlg, PublicKey};
 
-use super::agent::{Agent, AgentError};
+use super::agent::{Agent, AgentError, AgentProblem};
 use super::host_key::fingerprint_text;
 use super::private_key::{PrivateKey, PrivateKeyError};
 use crate::config;
@@ -154,7 +154,7 @@ impl LoginKey {
         let (socket, public_key) = match &self.holder {
             Holder::File(key) => {
                 let identity = match certificate {
-                    Some(certificate) => Identity::Certificate(certificate),
+                    Some(certificate) => Identity::Certificate(Box::new(certificate)),
                     None => Identity::Key(key.key().public_key().clone()),
                 };
                 return Ok((Signer::File(Arc::clone(key)), vec![identity]));
@@ -165,22 +165,20 @@ impl LoginKey {
         let mut agent = Agent::connect(socket, binding).await?;
         let identities = match (certificate, public_key) {
             // An agent may hold the key alone, and leave the certificate to us.
-            (Some(certificate), _) => vec![Identity::Certificate(certificate)],
-            (None, Some(public_key)) => {
+            (Some(certificate), _) => vec![Identity::Certificate(Box::new(certificate))],
+            (None, public_key) => {
                 let mut identities = agent.identities().await?;
-                identities.retain(|identity| identity.key_data() == public_key.key_data());
-                if identities.is_empty() {
-                    return Err(agent.error(super::agent::AgentProblem::LacksKey(fingerprint_of(public_key))).into());
-                }
-                identities
-            }
-            (None, None) => {
-                let mut identities = agent.identities().await?;
-                if identities.is_empty() {
-                    return Err(agent.error(super::agent::AgentProblem::Empty).into());
-                }
                 // As ssh(1): a certificate is there to be used.
                 identities.sort_by_key(|identity| matches!(identity, Identity::Key(_)));
+                if let Some(public_key) = public_key {
+                    identities.retain(|identity| identity.key_data() == public_key.key_data());
+                    if identities.is_empty() {
+                        return Err(agent.error(AgentProblem::LacksKey(fingerprint_of(public_key))).into());
+                    }
+                }
+                if identities.is_empty() {
+                    return Err(agent.error(AgentProblem::Empty).into());
+                }
                 if identities.len() > MAX_AGENT_KEYS {
                     tracing::debug!(
                         agent = %socket.display(),
@@ -231,7 +229,7 @@ impl LoginKey {
 #[derive(Debug, Clone)]
 pub(super) enum Identity {
     Key(PublicKey),
-    Certificate(Certificate),
+    Certificate(Box<Certificate>),
 }
 
 impl Identity {

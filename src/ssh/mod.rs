@@ -12,6 +12,7 @@ mod client;
 pub mod connect;
 pub mod host_key;
 pub mod known_hosts;
+mod legacy_pem;
 pub mod login_key;
 pub mod private_key;
 mod stream;
@@ -136,13 +137,12 @@ impl ConnectError {
     /// key or refuses a login is not to be evaded.
     fn is_of_the_address(&self) -> bool {
         match self {
-            Self::Resolve { .. } | Self::Unreachable { .. } | Self::Lost(_) => true,
+            Self::Resolve { .. } | Self::Unreachable { .. } | Self::Lost(_) | Self::Paused { .. } => true,
             Self::TimedOut { phase } => matches!(phase, Phase::Tcp | Phase::KeyExchange),
             Self::Jump { source, .. } => source.is_of_the_address(),
             Self::HostKey(_)
             | Self::KeyExchange(_)
             | Self::NotStrict { .. }
-            | Self::Paused { .. }
             | Self::Rejected { .. }
             | Self::Credentials(_)
             | Self::NoChannel(_)

@@ -1,4 +1,4 @@
-//! Private key files: OpenSSH (PROTOCOL.key), PKCS#8 and PKCS#1 PEM, encrypted or not.
+//! Private key files: OpenSSH (PROTOCOL.key), and PEM of PKCS#8, PKCS#1 and SEC1, encrypted or not.
 
 use std::fmt;
 use std::io::Read;
@@ -12,6 +12,7 @@ use russh::keys::{self, HashAlg};
 use zeroize::Zeroizing;
 
 use super::host_key::fingerprint_text;
+use super::legacy_pem;
 use crate::config::secret::Secret;
 
 /// Largest key file: RSA of 16384 bits takes 13 KB.
@@ -54,6 +55,14 @@ pub enum PrivateKeyError {
         /// What the decoder said.
         source: keys::Error,
     },
+    /// The key is encrypted in a way we do not know.
+    #[error("private key {} is encrypted with {cipher}, which is not supported; `ssh-keygen -p -f` writes it anew", path.display())]
+    Cipher {
+        /// The file.
+        path: PathBuf,
+        /// As the file names it.
+        cipher: String,
+    },
     /// The key does not sign.
     #[error("the private key does not sign")]
     Sign {
@@ -89,7 +98,18 @@ impl PrivateKey {
             return Err(PrivateKeyError::NeedsPassphrase { path: path() });
         }
         // A passphrase for a key that has none is no mistake worth refusing.
-        let key = keys::decode_secret_key(text, passphrase.filter(|_| encrypted)).map_err(|source| {
+        let passphrase = passphrase.filter(|_| encrypted);
+        let decoded = match (legacy_pem::Encrypted::find(text), passphrase) {
+            (Some(pem), Some(passphrase)) => match pem.decrypt(passphrase) {
+                Ok(opened) => keys::decode_secret_key(&opened, None),
+                Err(legacy_pem::Closed::Cipher(cipher)) => {
+                    return Err(PrivateKeyError::Cipher { path: path(), cipher });
+                }
+                Err(legacy_pem::Closed::Passphrase) => Err(keys::Error::CouldNotReadKey),
+            },
+            (_, passphrase) => keys::decode_secret_key(text, passphrase),
+        };
+        let key = decoded.map_err(|source| {
             if encrypted {
                 PrivateKeyError::WrongPassphrase { path: path(), source }
             } else {

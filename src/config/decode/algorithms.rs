@@ -7,8 +7,7 @@ use super::cursor::Cursor;
 
 pub(super) fn algorithms(cursor: &Cursor<'_>, report: &mut Report) -> Option<Algorithms> {
     if matches!(cursor.node, Node::Text(_)) {
-        let words: [(&str, fn() -> Algorithms); 2] = [("modern", Algorithms::modern), ("legacy", Algorithms::legacy)];
-        return cursor.choice(&words, report).map(|algorithms| algorithms());
+        return is_legacy(cursor, report).map(|legacy| if legacy { Algorithms::legacy() } else { Algorithms::modern() });
     }
     if !matches!(cursor.node, Node::Mapping(_)) {
         cursor.wrong_type("`modern`, `legacy`, or a mapping with kex, host_key, cipher and mac", report);
@@ -30,10 +29,13 @@ pub(super) fn algorithms(cursor: &Cursor<'_>, report: &mut Report) -> Option<Alg
     Some(algorithms)
 }
 
+fn is_legacy(cursor: &Cursor<'_>, report: &mut Report) -> Option<bool> {
+    cursor.choice(&[("modern", false), ("legacy", true)], report)
+}
+
 fn one_kind(kind: &Kind, cursor: &Cursor<'_>, report: &mut Report) -> Option<Vec<&'static str>> {
     if matches!(cursor.node, Node::Text(_)) {
-        let words: [(&str, fn(&Kind) -> Vec<&'static str>); 2] = [("modern", Kind::modern), ("legacy", Kind::legacy)];
-        return cursor.choice(&words, report).map(|names| names(kind));
+        return is_legacy(cursor, report).map(|legacy| if legacy { kind.legacy() } else { kind.modern() });
     }
     let choices: Vec<(&str, &'static str)> = kind.known().map(|name| (name, name)).collect();
     let items = cursor.list("`modern`, `legacy` or a list of names, the most wanted first", report)?;
