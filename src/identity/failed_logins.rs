@@ -485,16 +485,19 @@ mod tests {
             let address = IpAddr::from(Ipv6Addr::from_bits((number as u128) << SUBSCRIBER_BITS));
             fails(&logins, &format!("name {number}"), address).await.unwrap();
         }
-        let tables = logins.tables();
-        assert_eq!((tables.addresses.len(), tables.names.len(), tables.failed.len()), (8192, 8192, 8192));
-        drop(tables);
+        assert_eq!(lengths(&logins), (8192, 8192, 8192, 0));
 
         let logins = bounded(Some(20), Some(20));
         for number in 0..MOST_KNOWN + 5 {
             succeeds(&logins, &format!("name {number}"), address(1)).await.unwrap();
         }
+        assert_eq!(lengths(&logins), (0, 0, 0, MOST_KNOWN));
+    }
+
+    /// Addresses, names, pairs that failed, and pairs that are known.
+    fn lengths(logins: &FailedLogins) -> (usize, usize, usize, usize) {
         let tables = logins.tables();
-        assert_eq!((tables.addresses.len(), tables.names.len(), tables.known.len()), (0, 0, MOST_KNOWN));
+        (tables.addresses.len(), tables.names.len(), tables.failed.len(), tables.known.len())
     }
 
     proptest! {

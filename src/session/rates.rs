@@ -16,7 +16,10 @@ pub struct UserRates {
 
 /// The rates that are in use. There are no more of them than sessions.
 #[derive(Debug, Default)]
-pub struct Rates(Mutex<HashMap<String, (Weak<Rate>, Weak<Rate>)>>);
+pub struct Rates(Mutex<HashMap<String, InUse>>);
+
+/// Up and down, as long as a session has them.
+type InUse = (Weak<Rate>, Weak<Rate>);
 
 impl Rates {
     /// Those of a name, which sessions of it that are there have already.

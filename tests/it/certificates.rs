@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::support::authority::openssl;
+use crate::support::client::latin1;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::real_clients::desk;
 use crate::support::sshd::Sshd;
@@ -16,7 +17,7 @@ fn make(folder: &Path, name: &str, algorithm: &[&str], host: &str) -> String {
     command.args(["req", "-x509", "-nodes", "-days", "30", "-newkey"]).args(algorithm);
     command.args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{host}")]);
     let made = command.arg("-out").arg(&certificate).arg("-keyout").arg(&key).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(made.status.success(), "{}", latin1(&made.stderr));
     format!(", {{certificate: \"{}\", key: \"{}\"}}", certificate.display(), key.display())
 }
 
@@ -27,7 +28,7 @@ fn connect(gateway: &Gateway, folder: &Path, arguments: &[&str], lines: &str) ->
     let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     process.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
     let output = process.wait_with_output().unwrap();
-    format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
+    format!("{}{}", latin1(&output.stderr), latin1(&output.stdout))
 }
 
 #[tokio::test(flavor = "multi_thread")]

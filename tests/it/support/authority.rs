@@ -10,6 +10,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
+use super::client::latin1;
 use super::gateway::Gateway;
 use super::real_clients::program;
 
@@ -116,7 +117,7 @@ impl Authority {
 
 fn run_openssl(folder: &Path, arguments: &[&str]) -> String {
     let output = openssl(folder).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{arguments:?}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{arguments:?}\n{}", latin1(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 

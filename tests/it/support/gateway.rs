@@ -146,7 +146,8 @@ impl Gateway {
         write_certificate(directory.path());
         let first = 20_000 + u16::try_from(std::process::id() % 24).unwrap() * PASSIVE_PORTS;
         // Tests are faster than clients are, and fail more often; whoever has bounds of its own says what it wants to be held to.
-        let bounds = "limits: {commands_per_second: 1000000, failed_logins: {per_ip: null, per_user: null}}\n";
+        let bounds =
+            "limits: {commands_per_second: 1000000, failed_logins: {per_ip: null, per_user: null, window: 1s}}\n";
         let limits = if setup.more.contains("limits: ") { "" } else { bounds };
         let configuration = format!(
             "listeners:\n  - {{name: explicit, address: \"127.0.0.1:0\", tls: explicit, {listeners}}}\n  - {{name: \
