@@ -4,13 +4,14 @@
 //! connection that *resumes* has therefore proved that it belongs to this control session, under TLS 1.2 as under 1.3.
 
 pub mod certificate;
+pub mod client_hello;
 mod session_tickets;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
+use tokio_rustls::rustls::server::{NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
 
@@ -20,6 +21,7 @@ pub use tokio_rustls::rustls::Error as TlsError;
 use crate::config::TlsVersion;
 
 use self::certificate::Certificates;
+use self::client_hello::Offer;
 use self::session_tickets::{Issuer, NoTickets, ReadOnly, SessionTickets};
 
 /// TLS 1.3 tickets given on a control connection. Clients with a single-use cache (rustls keeps 8) get enough to begin
@@ -96,6 +98,14 @@ impl SessionTls {
     /// The control connection's handshake is complete.
     pub fn established(&self, secured: &Secured) {
         let _ = self.established.set(secured.clone());
+    }
+
+    /// Is it this session that a client offers to resume? Whoever saw the offer can repeat it: the handshake is the
+    /// proof.
+    pub fn is_offered(&self, offer: &Offer) -> bool {
+        let control = self.tickets.control();
+        offer.tickets.iter().any(|ticket| control.decrypt(ticket).is_some())
+            || !offer.session_id.is_empty() && self.control.session_storage.get(&offer.session_id).is_some()
     }
 
     /// Why a data connection that did not resume the session could not.
