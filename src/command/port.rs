@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::config::Resumption;
 use crate::ftp::argument::{self, ArgumentError, Epsv};
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
 use crate::transfer::announced::Unresolved;
 use crate::transfer::endpoint::{DataEndpoint, DataMode, Dial, EndpointRules};
-use crate::transfer::passive::Awaited;
+use crate::transfer::passive::{Awaited, Claim};
 
 use super::failure::CommandError;
 use super::{Argument, Step};
@@ -142,7 +143,11 @@ async fn open(session: &mut LoggedIn, services: &Services, mode: DataMode) -> Re
     close_former(session).await;
     let awaited =
         if session.policy().data_peer_check { Awaited::From(session.front.peer.ip()) } else { Awaited::FromAnybody };
-    let reservation = services.passive.reserve(session.front.local, awaited, session.front.id)?;
+    let is_proved =
+        session.policy().data_tls_resumption == Resumption::Require && session.front.protection.is_private();
+    let proof = is_proved.then(|| session.front.tls.clone());
+    let claim = Claim { awaited, whose: session.front.id, proof };
+    let reservation = services.passive.reserve(session.front.local, claim)?;
     let port = reservation.port();
     session.endpoint = Some(DataEndpoint::passive(reservation, rules(session, services, mode)));
     Ok(port)

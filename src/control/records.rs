@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::tls::hello::{Flight, MAX_KEPT};
+use crate::tls::refused::{Flight, MAX_KEPT};
 
 /// Type, version, and length of what follows (RFC 8446 §5.1).
 const HEADER: usize = 5;

@@ -12,9 +12,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
-use crate::telemetry::metrics::TlsRefusal;
 use crate::tls::Secured;
-use crate::tls::hello::{Flight, PROTOCOL_VERSION_ALERT, Refused};
+use crate::tls::refused::{PROTOCOL_VERSION_ALERT, Refused};
 
 use super::records::Records;
 
@@ -96,14 +95,12 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<TlsStream<Records<S>>, HandshakeFailed> {
     let mut records = Records::new(stream);
     // rustls tells a client of TLS 1.0 that something is missing from its hello, and not that it is too old.
-    if let Flight::Hello(hello) = records.first_flight().await?
-        && hello.is_too_old()
-    {
+    if let Some(refused) = records.first_flight().await?.too_old() {
         records.write_all(&PROTOCOL_VERSION_ALERT).await?;
         records.flush().await?;
         return Err(HandshakeFailed {
             error: io::Error::new(io::ErrorKind::InvalidData, "the client's TLS is too old"),
-            refused: Some(Box::new(hello.refused(TlsRefusal::Version))),
+            refused: Some(Box::new(refused)),
         });
     }
     TlsAcceptor::from(config).accept(records).into_fallible().await.map_err(|(error, mut records)| {

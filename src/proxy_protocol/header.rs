@@ -102,6 +102,7 @@ fn text(bytes: &[u8]) -> Result<Progress, HeaderError> {
     };
     let (line, end) = bytes.split_at(carriage_return);
     match end {
+        b"\r" if bytes.len() >= LONGEST_TEXT => return Err(HeaderError::TooLong),
         b"\r" if bytes.len() >= SHORTEST - 1 => return Ok(Progress::Needs(1)),
         b"\r\n" => {}
         _ => return Err(HeaderError::Malformed),
@@ -239,7 +240,7 @@ mod tests {
             ("USER anonymous\r\n", HeaderError::Missing),
             ("PROXYTCP4 1.1.1.1 2.2.2.2 1 2\r\n", HeaderError::Missing),
             ("proxy TCP4 1.1.1.1 2.2.2.2 1 2\r\n", HeaderError::Missing),
-            ("\u{16}\u{3}\u{1}", HeaderError::Missing),
+            ("\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\u{fc}\u{3}\u{3}four more", HeaderError::Missing),
             ("PROXY TCP4 1.1.1.1 2.2.2.2 1 2 3\r\n", HeaderError::Malformed),
             ("PROXY TCP4 1.1.1.1 2.2.2.2 1 \r\n", HeaderError::Malformed),
             ("PROXY TCP4 1.1.1.1 2.2.2.2 1\r\n", HeaderError::Malformed),

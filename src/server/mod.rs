@@ -70,6 +70,7 @@ pub async fn accept(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
+    let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -77,6 +78,7 @@ pub async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
+                is_failing = false;
                 let (listener, gate) = (Arc::clone(&configured), gate.clone());
                 let (services, shutdown) = (Arc::clone(&services), shutdown.clone());
                 tasks.spawn(async move {
@@ -84,8 +86,11 @@ pub async fn accept(
                     serve(stream, ends, listener, services, shutdown).await;
                 });
             }
+            // Whoever connects meanwhile waits in the kernel's queue.
             Err(error) => {
-                warn!(exception.message = %error, "accept failed");
+                if !std::mem::replace(&mut is_failing, true) {
+                    warn!(exception.message = %error, "accept failed, trying again until it works");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -102,8 +107,8 @@ async fn let_in(
 ) -> Option<(TcpStream, Ends)> {
     let ends = tokio::select! {
         biased;
-        () = shutdown.drain.cancelled() => return None,
         ends = gate.ends(&mut stream, peer) => ends,
+        () = shutdown.drain.cancelled() => return None,
     };
     match ends {
         Ok(ends) => Some((stream, ends)),

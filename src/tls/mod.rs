@@ -5,7 +5,8 @@
 
 pub mod certificate;
 pub mod client_certificate;
-pub mod hello;
+pub mod client_hello;
+pub mod refused;
 mod session_tickets;
 pub mod turns;
 pub mod x509;
@@ -15,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
-use tokio_rustls::rustls::server::{NoClientAuth, NoServerSessionStorage, ServerSessionMemoryCache};
+use tokio_rustls::rustls::server::{NoClientAuth, NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
 
@@ -26,6 +27,7 @@ use crate::config::TlsVersion;
 
 use self::certificate::Certificates;
 use self::client_certificate::ClientCertificate;
+use self::client_hello::Offer;
 use self::session_tickets::{Issuer, NoTickets, ReadOnly, SessionTickets};
 use self::turns::Turns;
 
@@ -127,6 +129,14 @@ impl SessionTls {
             }
             Some(_) | None => true,
         }
+    }
+
+    /// Is it this session that a client offers to resume? Whoever saw the offer can repeat it: the handshake is the
+    /// proof.
+    pub fn is_offered(&self, offer: &Offer) -> bool {
+        let control = self.tickets.control();
+        offer.tickets.iter().any(|ticket| control.decrypt(ticket).is_some())
+            || !offer.session_id.is_empty() && self.control.session_storage.get(&offer.session_id).is_some()
     }
 
     /// Why a data connection that did not resume the session could not.

@@ -16,6 +16,7 @@ use tokio_rustls::server::TlsStream;
 use crate::tls::{DataTls, Secured, Unlike};
 
 use super::outcome::Progress;
+use super::passive::Arrival;
 use super::prompt_socket::PromptSocket;
 use super::receipt::Receipt;
 
@@ -119,8 +120,9 @@ impl DataConnection {
     ///
     /// # Errors
     /// [`DataError::Handshake`].
-    pub(super) async fn secure(stream: TcpStream, choose: impl FnOnce() -> DataTls) -> Result<Self, DataError> {
-        let hello = LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream));
+    pub(super) async fn secure(arrival: Arrival, choose: impl FnOnce() -> DataTls) -> Result<Self, DataError> {
+        let Arrival { stream, read } = arrival;
+        let hello = LazyConfigAcceptor::new(Default::default(), PromptSocket::new(stream, read));
         let hello = hello.await.map_err(DataError::Handshake)?;
         let tls = choose();
         let mut stream = hello.into_stream(Arc::clone(&tls.config)).await.map_err(DataError::Handshake)?;

@@ -22,7 +22,7 @@ use crate::telemetry::metrics::{self, Channel, DataConnectionResult, HandshakeRe
 use crate::tls::SessionTls;
 
 use super::data_connection::{DataConnection, DataError};
-use super::passive::Reservation;
+use super::passive::{Arrival, Reservation};
 
 /// How long to wait for the rightful connection after one that did not resume the session, or failed in its handshake.
 const SECOND_CHANCE: Duration = Duration::from_secs(2);
@@ -246,7 +246,7 @@ impl Dial {
         let stream = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(DataError::NotReached)?;
         tune(&stream, rules.idle_timeout);
         if rules.protection.is_private() {
-            shake_hands(stream, rules, direction).await
+            shake_hands(stream.into(), rules, direction).await
         } else {
             Ok(DataConnection::clear(stream))
         }
@@ -288,11 +288,13 @@ async fn arrive(
         let second_chance = refused.as_ref().map(|(_, until)| *until);
         tokio::select! {
             arrival = reservation.arrival() => {
-                let Some(stream) = arrival else { return Err(DataError::PortClosed) };
+                let Some(arrival) = arrival else { return Err(DataError::PortClosed) };
                 occupied.store(true, Ordering::SeqCst);
-                tune(&stream, rules.idle_timeout);
+                tune(&arrival.stream, rules.idle_timeout);
                 if !rules.protection.is_private() {
-                    return Ok(DataConnection::clear(stream));
+                    // What was read is a ClientHello.
+                    let is_clear = arrival.read.is_empty();
+                    return if is_clear { Ok(DataConnection::clear(arrival.stream)) } else { Err(DataError::WrongProtection) };
                 }
                 // SECURITY: strangers at the client's address who say nothing must not keep it out.
                 oldest_first.retain(|handshake: &AbortHandle| !handshake.is_finished());
@@ -300,7 +302,7 @@ async fn arrive(
                     oldest.abort();
                 }
                 let (rules, direction) = (rules.clone(), Arc::clone(&direction));
-                let handshake = shaking_hands.spawn(async move { shake_hands(stream, &rules, &direction).await });
+                let handshake = shaking_hands.spawn(async move { shake_hands(arrival, &rules, &direction).await });
                 oldest_first.push_back(handshake);
             }
             Some(done) = shaking_hands.join_next() => match done {
@@ -326,13 +328,13 @@ async fn arrive(
 
 /// One handshake, and whether what came of it is acceptable.
 async fn shake_hands(
-    stream: TcpStream,
+    arrival: Arrival,
     rules: &EndpointRules,
     direction: &AtomicU8,
 ) -> Result<DataConnection, DataError> {
     let started = Instant::now();
     let resumes = rules.resumption != Resumption::Off;
-    let handshake = rules.tls.turns.take(handshake(stream, &rules.tls, resumes, direction));
+    let handshake = rules.tls.turns.take(handshake(arrival, &rules.tls, resumes, direction));
     let handshake = timeout(rules.handshake_timeout, handshake).await;
     let connection = handshake.unwrap_or(Err(DataError::HandshakeTimedOut));
     let (version, result) = handshake_labels(connection.as_ref());
@@ -354,13 +356,13 @@ async fn shake_hands(
 }
 
 async fn handshake(
-    stream: TcpStream,
+    arrival: Arrival,
     tls: &SessionTls,
     resumes: bool,
     direction: &AtomicU8,
 ) -> Result<DataConnection, DataError> {
     // Most clients send their ClientHello after 150: by then the direction is known. Where it is not, no ticket.
-    DataConnection::secure(stream, || tls.for_data(direction.load(Ordering::SeqCst) == TO_CLIENT, resumes)).await
+    DataConnection::secure(arrival, || tls.for_data(direction.load(Ordering::SeqCst) == TO_CLIENT, resumes)).await
 }
 
 fn result_label(opened: Result<&DataConnection, &DataError>) -> DataConnectionResult {

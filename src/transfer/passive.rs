@@ -3,23 +3,33 @@
 //! A port listens only while somebody waits on it. A connection goes to the one who waits for its address; a stranger's
 //! is closed and costs nobody their turn. Where ports are shared, one port serves several clients at a time. Behind a
 //! proxy, whose connection it is stands in its PROXY header.
+//!
+//! Sessions of one address (many clients behind one address translator) get a port each. When the ports are all taken,
+//! those that share one are told apart by the TLS session that a connection offers to resume, where that is required.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::io::ErrorKind::{AddrInUse, PermissionDenied};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::proxy_protocol::Gate;
+use crate::tls::SessionTls;
+use crate::tls::client_hello::{self, ClientHello, Progress};
+
+/// Sessions of one address on one port, at most: each is asked whether a connection is its own.
+const MOST_SHARING: usize = 64;
 
 /// Connections queued for one waiting session: its own, and a few that turn out not to resume its TLS session.
 const ARRIVALS: usize = 4;
@@ -37,10 +47,17 @@ const RANDOM_PICKS: usize = 16;
 /// may be on its way (S-5).
 const REST: Duration = Duration::from_secs(5);
 
+/// How long a connection may take to say whose it is, where several sessions of its address wait on one port. Some
+/// clients begin TLS only after reply 150.
+const HELLO_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Connections of which that is awaited, at most.
+const MOST_HELLOS: usize = 1024;
+
 /// Ports that rest, at most: with more of them the oldest rest less.
 const MOST_RESTING: usize = 16 * 1024;
 
-/// No port of the range is free for this client.
+/// No port of the range is free for this client, or none can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no passive port is free for this client (passive.ports is too small)")]
 pub struct PortsExhausted;
@@ -54,6 +71,8 @@ pub struct PassivePorts {
     gate: Gate,
     /// Contended by sessions that reserve and release, and by the accept task of each port; held for a map operation.
     pool: Mutex<Pool>,
+    /// Connections that are asked whose they are.
+    hellos: Semaphore,
     /// Called for each connection that nobody waits for.
     on_stranger: fn(),
 }
@@ -75,7 +94,27 @@ struct Resting {
 struct Port {
     accepting: AbortHandle,
     listener: Arc<TcpListener>,
-    waiting: HashMap<Awaited, mpsc::Sender<TcpStream>>,
+    waiting: HashMap<Awaited, Vec<Waiting>>,
+}
+
+/// What a session may be given, first to last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    /// A port that no other session had a moment ago.
+    Rested,
+    /// Any that no other session of its address waits on.
+    Resting,
+    /// Any on which it can be told apart.
+    ToldApart,
+}
+
+/// One session that waits.
+#[derive(Debug)]
+struct Waiting {
+    whose: u64,
+    sender: mpsc::Sender<Arrival>,
+    /// Its TLS, where connections must resume it.
+    proof: Option<SessionTls>,
 }
 
 /// Whose connection is awaited.
@@ -87,6 +126,30 @@ pub enum Awaited {
     FromAnybody,
 }
 
+/// Who asks for a port.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Whose connection it will be.
+    pub awaited: Awaited,
+    /// The number of the session.
+    pub whose: u64,
+    /// Its TLS, where every data connection must resume it: by that it can be told apart from others of its address.
+    pub proof: Option<SessionTls>,
+}
+
+/// A connection, and what was read from it to see whose it is.
+#[derive(Debug)]
+pub struct Arrival {
+    pub(super) stream: TcpStream,
+    pub(super) read: Vec<u8>,
+}
+
+impl From<TcpStream> for Arrival {
+    fn from(stream: TcpStream) -> Self {
+        Self { stream, read: Vec::new() }
+    }
+}
+
 /// A port on which connections arrive for one session; given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
@@ -94,13 +157,13 @@ pub struct Reservation {
     address: SocketAddr,
     awaited: Awaited,
     whose: u64,
-    arrivals: mpsc::Receiver<TcpStream>,
+    arrivals: mpsc::Receiver<Arrival>,
 }
 
 impl PassivePorts {
     /// Makes the pool; nothing listens yet. `on_stranger` is called for each connection from an address nobody waits for.
     pub fn new(range: RangeInclusive<u16>, shared: bool, gate: Gate, on_stranger: fn()) -> Arc<Self> {
-        Arc::new(Self { range, shared, gate, pool: Mutex::default(), on_stranger })
+        Arc::new(Self { range, shared, gate, pool: Mutex::default(), hellos: Semaphore::new(MOST_HELLOS), on_stranger })
     }
 
     /// Ports on which somebody waits now.
@@ -112,41 +175,54 @@ impl PassivePorts {
     ///
     /// # Errors
     /// When no port of the range can be had: reply 425.
-    pub fn reserve(
-        self: &Arc<Self>,
-        local: IpAddr,
-        awaited: Awaited,
-        whose: u64,
-    ) -> Result<Reservation, PortsExhausted> {
+    pub fn reserve(self: &Arc<Self>, local: IpAddr, claim: Claim) -> Result<Reservation, PortsExhausted> {
+        let Claim { awaited, whose, proof } = claim;
         let mut pool = self.lock();
         let Pool { open, resting } = &mut *pool;
-        // Those that rest come last: a small range must not run out of ports because they do.
-        let rested = self.candidates().map(|port| (port, false)).chain(self.candidates().map(|port| (port, true)));
-        for (port, is_last_resort) in rested {
+        // A small range must not run out of ports because some rest, nor because there are many clients.
+        let tries = [Effort::Rested, Effort::Resting, Effort::ToldApart];
+        for (effort, port) in tries.into_iter().flat_map(|effort| self.candidates().map(move |port| (effort, port))) {
             let address = SocketAddr::new(local, port);
-            if !is_last_resort && resting.is_anothers(address, awaited, whose) {
+            if effort == Effort::Rested && resting.is_anothers(address, awaited, whose) {
                 continue;
             }
             let (sender, arrivals) = mpsc::channel(ARRIVALS);
+            let waiting = Waiting { whose, sender, proof: proof.clone() };
             match open.entry(address) {
                 Entry::Occupied(mut entry) => {
                     let port = entry.get_mut();
-                    // SECURITY: one waiting session per address and port, or the arrival could not be told apart.
-                    let free = self.shared
-                        && awaited != Awaited::FromAnybody
-                        && !port.waiting.contains_key(&Awaited::FromAnybody)
-                        && !port.waiting.contains_key(&awaited);
-                    if !free {
+                    if !self.shared
+                        || awaited == Awaited::FromAnybody
+                        || port.waiting.contains_key(&Awaited::FromAnybody)
+                    {
                         continue;
                     }
-                    port.waiting.insert(awaited, sender);
+                    let others = port.waiting.entry(awaited).or_default();
+                    // SECURITY: one waiting session per address and port, or the arrival could not be told apart; unless
+                    // each of them insists on its TLS session.
+                    let is_told_apart = effort == Effort::ToldApart
+                        && proof.is_some()
+                        && others.len() < MOST_SHARING
+                        && others.iter().all(|other| other.proof.is_some());
+                    if !others.is_empty() && !is_told_apart {
+                        continue;
+                    }
+                    others.push(waiting);
                 }
                 Entry::Vacant(entry) => {
-                    let Ok(listener) = listen(address) else { continue };
-                    let listener = Arc::new(listener);
+                    let listener = match listen(address) {
+                        Ok(listener) => Arc::new(listener),
+                        // Another program's, or not for this one to have.
+                        Err(error) if matches!(error.kind(), AddrInUse | PermissionDenied) => continue,
+                        // No descriptor is left, and so none for any other port.
+                        Err(error) => {
+                            tracing::warn!(exception.message = %error, "no passive port can be opened");
+                            return Err(PortsExhausted);
+                        }
+                    };
                     let accepting =
                         tokio::spawn(accept(Arc::clone(self), Arc::clone(&listener), address)).abort_handle();
-                    entry.insert(Port { accepting, listener, waiting: HashMap::from([(awaited, sender)]) });
+                    entry.insert(Port { accepting, listener, waiting: HashMap::from([(awaited, vec![waiting])]) });
                 }
             }
             return Ok(Reservation { ports: Arc::clone(self), address, awaited, whose, arrivals });
@@ -166,7 +242,7 @@ impl PassivePorts {
         picks.chain((0..count).map(move |offset| at(start + offset)))
     }
 
-    /// A connection came: at once, or as soon as its PROXY header is read, it goes to who waits for it.
+    /// A connection came: at once, or as soon as it has said whose it is, it goes to who waits for it.
     fn arrived(
         self: &Arc<Self>,
         address: SocketAddr,
@@ -174,35 +250,62 @@ impl PassivePorts {
         mut stream: TcpStream,
         peer: SocketAddr,
     ) {
-        if self.gate.is_open_to(peer.ip()) {
-            return self.deliver(address, listener, stream, peer.ip().to_canonical());
+        let from = peer.ip().to_canonical();
+        if self.gate.is_open_to(from) && !self.is_to_be_asked(address, from) {
+            return self.deliver(address, &Arc::downgrade(listener), stream.into(), from);
         }
-        let (ports, listener) = (Arc::clone(self), Arc::clone(listener));
+        let (ports, listener) = (Arc::clone(self), Arc::downgrade(listener));
         tokio::spawn(async move {
-            match ports.gate.ends(&mut stream, peer).await {
-                Ok(ends) => ports.deliver(address, &listener, stream, ends.client.ip()),
+            let client = match ports.gate.ends(&mut stream, peer).await {
+                Ok(ends) => ends.client.ip(),
                 Err(refusal) => {
                     tracing::info!(
-                        client.address = %peer.ip(),
+                        client.address = %from,
                         network.port = address.port(),
                         "data connection dropped: {refusal} (passive.proxy_protocol)"
                     );
-                    (ports.on_stranger)();
+                    return (ports.on_stranger)();
                 }
-            }
+            };
+            let read = if ports.is_to_be_asked(address, client) { ports.hello(&mut stream).await } else { Vec::new() };
+            ports.deliver(address, &listener, Arrival { stream, read }, client);
         });
     }
 
-    fn deliver(&self, address: SocketAddr, listener: &Arc<TcpListener>, stream: TcpStream, peer: IpAddr) {
+    /// Do several sessions wait there for a connection from this address?
+    fn is_to_be_asked(&self, address: SocketAddr, from: IpAddr) -> bool {
+        let pool = self.lock();
+        let waiting = pool.open.get(&address).and_then(|port| port.waiting.get(&Awaited::From(from)));
+        waiting.is_some_and(|waiting| waiting.len() > 1)
+    }
+
+    /// Reads a ClientHello, or what there is of one.
+    async fn hello(&self, stream: &mut TcpStream) -> Vec<u8> {
+        let mut read = Vec::new();
+        let Ok(_place) = self.hellos.try_acquire() else { return read };
+        let reading = async {
+            while client_hello::read(&read) == Progress::Partial {
+                if !matches!(stream.read_buf(&mut read).await, Ok(1..)) {
+                    break;
+                }
+            }
+        };
+        let _ = timeout(HELLO_PATIENCE, reading).await;
+        read
+    }
+
+    fn deliver(&self, address: SocketAddr, listener: &Weak<TcpListener>, arrival: Arrival, peer: IpAddr) {
         let sender = {
             let pool = self.lock();
             // It may have come to one who has gone, and the port be another's by now.
-            let Some(port) = pool.open.get(&address).filter(|port| Arc::ptr_eq(&port.listener, listener)) else {
+            let port = pool.open.get(&address);
+            let Some(port) = port.filter(|port| std::ptr::eq(Arc::as_ptr(&port.listener), listener.as_ptr())) else {
                 return;
             };
-            port.waiting.get(&Awaited::From(peer)).or_else(|| port.waiting.get(&Awaited::FromAnybody)).cloned()
+            let waiting = port.waiting.get(&Awaited::From(peer)).or_else(|| port.waiting.get(&Awaited::FromAnybody));
+            waiting.and_then(|waiting| told_apart(waiting, &arrival.read)).map(|waiting| waiting.sender.clone())
         };
-        let delivered = sender.is_some_and(|sender| sender.try_send(stream).is_ok());
+        let delivered = sender.is_some_and(|sender| sender.try_send(arrival).is_ok());
         if !delivered {
             tracing::info!(
                 client.address = %peer,
@@ -217,7 +320,13 @@ impl PassivePorts {
         let mut pool = self.lock();
         pool.resting.begin(address, awaited, whose);
         if let Entry::Occupied(mut entry) = pool.open.entry(address) {
-            entry.get_mut().waiting.remove(&awaited);
+            let waiting = &mut entry.get_mut().waiting;
+            if let Entry::Occupied(mut sessions) = waiting.entry(awaited) {
+                sessions.get_mut().retain(|session| session.whose != whose);
+                if sessions.get().is_empty() {
+                    sessions.remove();
+                }
+            }
             if entry.get().waiting.is_empty() {
                 let Port { accepting, listener, .. } = entry.remove();
                 accepting.abort();
@@ -265,7 +374,7 @@ impl Reservation {
     }
 
     /// The next connection for this session.
-    pub async fn arrival(&mut self) -> Option<TcpStream> {
+    pub async fn arrival(&mut self) -> Option<Arrival> {
         self.arrivals.recv().await
     }
 }
@@ -273,6 +382,17 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.ports.release(self.address, self.awaited, self.whose);
+    }
+}
+
+/// Whose a connection is. One who waits alone gets whatever comes: it can be turned away with a reason.
+fn told_apart<'a>(waiting: &'a [Waiting], read: &[u8]) -> Option<&'a Waiting> {
+    match (waiting, client_hello::read(read)) {
+        ([only], _) => Some(only),
+        (several, Progress::Complete(ClientHello { offer, .. })) => {
+            several.iter().find(|one| one.proof.as_ref().is_some_and(|tls| tls.is_offered(&offer)))
+        }
+        (_, Progress::Partial | Progress::Other) => None,
     }
 }
 
@@ -329,6 +449,10 @@ mod tests {
         Awaited::From(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)))
     }
 
+    fn claim(awaited: Awaited, whose: u64) -> Claim {
+        Claim { awaited, whose, proof: None }
+    }
+
     async fn connect_from(last: u8, port: u16) -> io::Result<TcpStream> {
         let socket = tokio::net::TcpSocket::new_v4()?;
         socket.bind(SocketAddr::from(([127, 0, 0, last], 0)))?;
@@ -341,38 +465,38 @@ mod tests {
         let ports = PassivePorts::new(free_range(4), true, Gate::open(), || {
             STRANGERS.fetch_add(1, Ordering::SeqCst);
         });
-        let mut reservation = ports.reserve(LOCAL, peer(1), 1).unwrap();
+        let mut reservation = ports.reserve(LOCAL, claim(peer(1), 1)).unwrap();
         let stranger = connect_from(2, reservation.port()).await.unwrap();
         stranger.readable().await.unwrap();
         let _rightful = connect_from(1, reservation.port()).await.unwrap();
         let arrived = reservation.arrival().await.unwrap();
-        assert_eq!(arrived.peer_addr().unwrap().ip(), LOCAL);
+        assert_eq!(arrived.stream.peer_addr().unwrap().ip(), LOCAL);
         assert_eq!(STRANGERS.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]
     async fn a_shared_port_serves_two_clients_at_a_time() {
         let ports = PassivePorts::new(free_range(1), true, Gate::open(), || {});
-        let mut one = ports.reserve(LOCAL, peer(1), 1).unwrap();
-        let mut two = ports.reserve(LOCAL, peer(2), 1).unwrap();
+        let mut one = ports.reserve(LOCAL, claim(peer(1), 1)).unwrap();
+        let mut two = ports.reserve(LOCAL, claim(peer(2), 1)).unwrap();
         assert_eq!(one.port(), two.port());
-        assert_eq!(ports.reserve(LOCAL, peer(1), 1).err(), Some(PortsExhausted));
-        assert_eq!(ports.reserve(LOCAL, Awaited::FromAnybody, 1).err(), Some(PortsExhausted));
+        assert_eq!(ports.reserve(LOCAL, claim(peer(1), 1)).err(), Some(PortsExhausted));
+        assert_eq!(ports.reserve(LOCAL, claim(Awaited::FromAnybody, 1)).err(), Some(PortsExhausted));
         let _second = connect_from(2, two.port()).await.unwrap();
         let _first = connect_from(1, one.port()).await.unwrap();
-        assert_eq!(two.arrival().await.unwrap().peer_addr().unwrap().ip(), IpAddr::from([127, 0, 0, 2]));
-        assert_eq!(one.arrival().await.unwrap().peer_addr().unwrap().ip(), LOCAL);
+        assert_eq!(two.arrival().await.unwrap().stream.peer_addr().unwrap().ip(), IpAddr::from([127, 0, 0, 2]));
+        assert_eq!(one.arrival().await.unwrap().stream.peer_addr().unwrap().ip(), LOCAL);
     }
 
     #[tokio::test]
     async fn an_exclusive_port_serves_one_and_is_free_again_when_dropped() {
         let ports = PassivePorts::new(free_range(1), false, Gate::open(), || {});
-        let one = ports.reserve(LOCAL, peer(1), 1).unwrap();
-        assert_eq!(ports.reserve(LOCAL, peer(2), 1).err(), Some(PortsExhausted));
+        let one = ports.reserve(LOCAL, claim(peer(1), 1)).unwrap();
+        assert_eq!(ports.reserve(LOCAL, claim(peer(2), 1)).err(), Some(PortsExhausted));
         assert_eq!(ports.in_use(), 1);
         drop(one);
         assert_eq!(ports.in_use(), 0);
-        let mut again = ports.reserve(LOCAL, peer(2), 1).unwrap();
+        let mut again = ports.reserve(LOCAL, claim(peer(2), 1)).unwrap();
         let _client = connect_from(2, again.port()).await.unwrap();
         assert!(again.arrival().await.is_some());
     }
@@ -381,13 +505,14 @@ mod tests {
     #[tokio::test]
     async fn a_port_rests_before_another_session_gets_it_while_others_are_free() {
         let ports = PassivePorts::new(free_range(3), true, Gate::open(), || {});
-        let first = ports.reserve(LOCAL, peer(1), 1).unwrap();
+        let first = ports.reserve(LOCAL, claim(peer(1), 1)).unwrap();
         let port = first.port();
         drop(first);
-        let (second, third) = (ports.reserve(LOCAL, peer(1), 2).unwrap(), ports.reserve(LOCAL, peer(1), 3).unwrap());
+        let (second, third) =
+            (ports.reserve(LOCAL, claim(peer(1), 2)).unwrap(), ports.reserve(LOCAL, claim(peer(1), 3)).unwrap());
         assert!(second.port() != port && third.port() != port);
         // Rather than to go without.
-        let fourth = ports.reserve(LOCAL, peer(1), 4).unwrap();
+        let fourth = ports.reserve(LOCAL, claim(peer(1), 4)).unwrap();
         assert_eq!(fourth.port(), port);
     }
 

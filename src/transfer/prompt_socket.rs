@@ -35,9 +35,10 @@ pub struct PromptSocket {
 }
 
 impl PromptSocket {
-    /// A socket that was just accepted.
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, ahead: Vec::new(), unread: 0..0, filled: false, writes: 0 }
+    /// A socket that was just accepted, and what was read from it already.
+    pub(super) fn new(stream: TcpStream, ahead: Vec<u8>) -> Self {
+        let unread = 0..ahead.len();
+        Self { stream, ahead, unread, filled: false, writes: 0 }
     }
 
     /// How many writes there were.
@@ -98,6 +99,10 @@ impl AsyncRead for PromptSocket {
         let handed_on = unread.get(..buffer.remaining()).unwrap_or(unread);
         buffer.put_slice(handed_on);
         this.unread.start += handed_on.len();
+        if this.unread.is_empty() && this.ahead.len() < FIRST_AHEAD {
+            // What was read before this socket began is no room to read into.
+            this.ahead = Vec::new();
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -216,7 +216,7 @@ async fn an_agent_with_many_keys_is_told_which_one() {
     let credentials = |key, password: Option<&str>| Credentials {
         user: USER.to_owned(),
         key: Some(key),
-        password: password.map(|password| Secret::new(password)),
+        password: password.map(Secret::new),
     };
     let error = log_in(&sshd, &credentials(in_agent(&agent, None, None), None)).await.unwrap_err();
     assert!(matches!(error, ConnectError::Rejected { .. }), "{error:?}");
@@ -291,7 +291,7 @@ async fn a_server_that_wants_two_methods_gets_both() {
         let credentials = |key: Option<&Path>, password: Option<&str>| Credentials {
             user: USER.to_owned(),
             key: key.map(|key| in_file(key, None)),
-            password: password.map(|password| Secret::new(password)),
+            password: password.map(Secret::new),
         };
         log_in(&sshd, &credentials(Some(&key), Some(PASSWORD)))
             .await

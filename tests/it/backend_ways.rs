@@ -117,14 +117,13 @@ async fn an_address_that_fails_is_asked_after_the_others_and_comes_back() {
     let sshd = Sshd::start().await;
     let (first, second) = (Door::before(&sshd).await, Door::before(&sshd).await);
     second.open();
-    let mut setup = Setup::default();
-    setup.backends = format!(
+    let backends = format!(
         "  files: {{address: [\"{}\", \"{}\"], host_keys: [\"{}\"]}}\n",
         first.address,
         second.address,
         sshd.host_key_fingerprint("ed25519")
     );
-    let gateway = Gateway::start(&setup.with_users(&sshd.files()));
+    let gateway = Gateway::start(&with_backends(backends, &sshd));
     for _ in 0..5 {
         assert_eq!(log_in(&gateway).await, 230);
     }
@@ -154,9 +153,7 @@ fn entry(name: &str, sshd: &Sshd, more: &str) -> String {
 }
 
 fn with_backends(backends: String, sshd: &Sshd) -> Setup {
-    let mut setup = Setup::default();
-    setup.backends = backends;
-    setup.with_users(&sshd.files())
+    Setup { backends, ..Setup::default() }.with_users(&sshd.files())
 }
 
 #[tokio::test]

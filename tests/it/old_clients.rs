@@ -4,8 +4,12 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
+use crate::support::client::latin1;
 use crate::support::gateway::Gateway;
 use crate::support::sshd::Sshd;
+
+/// Where to and with which options; what the client is told; the labels; what the log says of its version and a suite.
+type Case = (SocketAddr, &'static [&'static str], &'static str, [&'static str; 3], [&'static str; 2]);
 
 /// What openssl's client prints when it connects with these options, and says nothing itself.
 fn s_client(address: SocketAddr, options: &[&str]) -> String {
@@ -17,7 +21,7 @@ fn s_client(address: SocketAddr, options: &[&str]) -> String {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    latin1(&[output.stdout, output.stderr].concat())
 }
 
 #[tokio::test]
@@ -26,8 +30,7 @@ async fn who_cannot_be_served_is_told_so_counted_and_logged() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let (implicit, explicit) = (gateway.implicit, gateway.explicit);
-    // The client's options; what it is told; the labels; what the log says of its version and one of its suites.
-    let cases: [(SocketAddr, &[&str], &str, [&str; 3], [&str; 2]); 8] = [
+    let cases: [Case; 8] = [
         (
             implicit,
             &["-tls1", "-cipher", WEAK],

@@ -2,17 +2,18 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::SupportedProtocolVersion;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{ClientConnection, SupportedProtocolVersion};
 
 use crate::support::campaign::{is_full, random, rounds};
-use crate::support::client::{Client, connector, server_name};
+use crate::support::client::{Client, connector, latin1, server_name};
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::sshd::Sshd;
 use crate::support::transfer::{begin, content, end, eventually};
@@ -82,6 +83,57 @@ async fn eventually_retrieves(client: &mut Client) {
     assert_eq!(client.retrieve("a").await, b"content");
 }
 
+/// Behind one address translator: where there is no other port, who resumes which session tells whose it is.
+#[tokio::test]
+async fn sessions_of_one_address_share_a_port_where_each_must_resume_its_own() {
+    let sshd = Sshd::start().await;
+    let strict = format!("    root: \"{}\"\n    policy: {{data_tls_resumption: require}}\n", sshd.files().display());
+    let mut setup = Setup::backend(&sshd).with_users(&sshd.files()).with_user("strict", &strict);
+    setup.ports = Some(1);
+    let gateway = Gateway::start(&setup);
+    for (number, version) in [&TLS12, &TLS13].into_iter().enumerate() {
+        let mut clients = Vec::new();
+        for one in 0..3 {
+            let mut client = strict_client(&gateway, version, one == 0).await;
+            let name = format!("{number}-{one}");
+            assert_eq!(client.store(format!("STOR {name}"), name.as_bytes()).await.code, 226);
+            clients.push((name, client));
+        }
+        for round in 0..6 {
+            let mut addresses = Vec::new();
+            for (name, client) in &mut clients {
+                addresses.push(client.passive().await);
+                let verb = if round % 2 == 0 { "RETR" } else { "STOR" };
+                client.ask(format!("{verb} {name}"), 150).await;
+            }
+            assert!(addresses.iter().all(|address| *address == addresses[0]));
+            // Who need not prove it has no place among them.
+            let mut lax = Client::logged_in(&gateway).await;
+            lax.ask("EPSV", 425).await;
+            steal(lax.tls(), addresses[0]).await;
+            let _silent = TcpStream::connect(addresses[0]).await.unwrap();
+            for (name, client) in clients.iter_mut().rev() {
+                let stream = client.connect(addresses[0]).await;
+                let mut data = client.secure(stream).await.unwrap();
+                let mut bytes = Vec::new();
+                if round % 2 == 0 {
+                    data.read_to_end(&mut bytes).await.unwrap();
+                    assert_eq!(bytes, name.as_bytes());
+                } else {
+                    data.write_all(name.as_bytes()).await.unwrap();
+                    data.shutdown().await.unwrap();
+                    data.read_to_end(&mut bytes).await.unwrap();
+                }
+                drop(data);
+                client.expect(226).await;
+            }
+        }
+        for (name, _) in &clients {
+            assert_eq!(std::fs::read(sshd.files().join(name)).unwrap(), name.as_bytes());
+        }
+    }
+}
+
 /// S-21: without descriptors nothing spins, nothing that runs is broken, and all is well as soon as there are some.
 #[tokio::test]
 async fn a_process_without_descriptors_waits_for_some() {
@@ -91,9 +143,11 @@ async fn a_process_without_descriptors_waits_for_some() {
     gateway.limit_descriptors(DESCRIPTORS);
     let whole = content(200_000, 1);
     let mut at_work = Client::logged_in(&gateway).await;
+    at_work.ask("TYPE I", 200).await;
     let mut data = begin(&mut at_work, "STOR whole").await;
     data.write_all(&whole[..100_000]).await.unwrap();
     let mut waiting = Client::logged_in(&gateway).await;
+    waiting.ask("TYPE I", 200).await;
     let mut too_late = Client::explicit(&gateway).await;
     // As many as there are descriptors get a session; the others stay in the kernel's queue.
     let mut flood = Vec::new();
@@ -129,69 +183,92 @@ async fn eventually_retrieves_whole(client: &mut Client, whole: &[u8]) {
     assert!(client.retrieve("whole").await == whole);
 }
 
-/// S-3, TLS-2: an attacker at the client's own address, with a session of its own, whatever ticket it shows, and always
-/// first. Each race is one transfer of the owner: it gets all of its file, the attacker nothing, and nothing of the
+/// What an attacker at the client's own address shows.
+#[derive(Debug, Clone, Copy)]
+enum Shown {
+    /// No session.
+    Nothing,
+    /// Its own, of the same gateway.
+    ItsOwn,
+    /// The client's, word by word as it was seen on the wire.
+    TheClients,
+}
+
+/// S-3, TLS-2: an attacker at the client's own address, logged in itself, is first each time, before the transfer command
+/// or behind it. Each race is one transfer of the owner: it gets all of its file, the attacker nothing, and nothing of the
 /// attacker's is stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_connects_first_without_the_sessions_ticket_gets_nothing() {
-    const SECRET: &[u8] = b"for the rightful only";
+    /// rustls has four tickets of a control connection, and uses each once; an upload gives no other.
+    const TICKETS: usize = 4;
     let sshd = Sshd::start().await;
-    sshd.place_file("secret", std::str::from_utf8(SECRET).unwrap());
+    sshd.place_file("secret", SECRET);
     let strict = format!("    root: \"{}\"\n    policy: {{data_tls_resumption: require}}\n", sshd.files().display());
     let mut setup = Setup::backend(&sshd).with_user("strict", &strict);
     // The log of ten thousand races is long.
-    setup.level = is_full().then(|| "info".to_owned());
+    setup.level = is_full().then(|| "warn,ftps2sftp::app=info".to_owned());
     let gateway = Gateway::start(&setup);
     let modes: [(&'static SupportedProtocolVersion, bool); 4] =
         [(&TLS12, false), (&TLS12, true), (&TLS13, false), (&TLS13, true)];
     let races = modes.into_iter().enumerate().map(|(number, (version, is_implicit))| {
-        let gateway = &gateway;
+        let (gateway, sshd) = (&gateway, &sshd);
         async move {
-            let (mut owner, mut thief) = (
-                strict_client(gateway, version, is_implicit).await,
-                strict_client(gateway, version, is_implicit).await,
-            );
-            assert_eq!(thief.retrieve("secret").await, SECRET);
+            let mut thief = strict_client(gateway, version, is_implicit).await;
+            assert_eq!(thief.retrieve("secret").await, SECRET.as_bytes());
             let stranger = connector(gateway, version);
-            let mut leaked = 0;
-            let mine = format!("mine-{number}");
-            let mut choices = random(number as u64 + 1, 8);
-            for _ in 0..rounds(12, 2500) {
-                let choice = choices.next().unwrap();
-                let (with_ticket, is_upload, is_early) = (choice & 1 == 1, choice & 2 == 2, choice & 4 == 4);
-                let tls = if with_ticket { thief.tls() } else { &stranger };
-                let command = if is_upload { format!("STOR {mine}") } else { "RETR secret".to_owned() };
+            let mut owner = strict_client(gateway, version, is_implicit).await;
+            let mut used = 0;
+            let name = format!("mine-{number}");
+            let mut random = random(number as u64 + 1, 12);
+            for round in 0..rounds(12, 2500) {
+                let choice = random.next().unwrap();
+                let (is_upload, is_early) = (choice % 2 == 1, choice / 2 % 2 == 1);
+                let shown = [Shown::Nothing, Shown::ItsOwn, Shown::TheClients][choice / 4];
+                if used + 2 > TICKETS {
+                    owner.ask("QUIT", 221).await;
+                    (owner, used) = (strict_client(gateway, version, is_implicit).await, 0);
+                }
+                used += usize::from(is_upload) + usize::from(matches!(shown, Shown::TheClients));
+                let content = format!("of round {round}");
+                let command = if is_upload { format!("STOR {name}") } else { "RETR secret".to_owned() };
                 let address = owner.passive().await;
+                let steal = async |owner: &Client| match shown {
+                    Shown::Nothing => steal(&stranger, address).await,
+                    Shown::ItsOwn => steal(thief.tls(), address).await,
+                    Shown::TheClients => replay(owner.tls(), address).await,
+                };
                 if is_early {
-                    leaked += steal(tls, address, b"forged").await;
+                    steal(&owner).await;
                 }
                 owner.ask(&command, 150).await;
                 if !is_early {
-                    leaked += steal(tls, address, b"forged").await;
+                    steal(&owner).await;
                 }
                 let stream = owner.connect(address).await;
                 let mut data = owner.secure(stream).await.unwrap();
+                let mut bytes = Vec::new();
                 if is_upload {
-                    data.write_all(SECRET).await.unwrap();
+                    data.write_all(content.as_bytes()).await.unwrap();
                     data.shutdown().await.unwrap();
-                    let _ = data.read_to_end(&mut Vec::new()).await;
-                } else {
-                    let mut bytes = Vec::new();
-                    data.read_to_end(&mut bytes).await.unwrap();
-                    assert_eq!(bytes, SECRET);
-                    drop(data);
                 }
+                data.read_to_end(&mut bytes).await.unwrap();
+                assert_eq!(bytes, if is_upload { b"" } else { SECRET.as_bytes() }, "{shown:?}");
+                drop(data);
                 owner.expect(226).await;
                 if is_upload {
-                    assert_eq!(owner.retrieve(&mine).await, SECRET);
+                    assert_eq!(std::fs::read(sshd.files().join(&name)).unwrap(), content.as_bytes(), "{shown:?}");
                 }
             }
-            leaked
         }
     });
-    let leaked: usize = futures_util::future::join_all(races).await.into_iter().sum();
-    assert_eq!(leaked, 0, "bytes reached the attacker");
+    futures_util::future::join_all(races).await;
 }
+
+/// What is in the file that an attacker would like to have.
+const SECRET: &str = "for the rightful only";
+
+/// What an attacker would like to have stored.
+const FORGED: &[u8] = b"forged";
 
 async fn strict_client(gateway: &Gateway, version: &'static SupportedProtocolVersion, is_implicit: bool) -> Client {
     let mut client = if is_implicit {
@@ -203,18 +280,36 @@ async fn strict_client(gateway: &Gateway, version: &'static SupportedProtocolVer
     client
 }
 
-/// Bytes that whoever connects this way is given.
-async fn steal(tls: &TlsConnector, address: SocketAddr, forged: &[u8]) -> usize {
+/// Whoever connects this way is turned away without a byte, whatever it sends.
+async fn steal(tls: &TlsConnector, address: SocketAddr) {
     let attempt = async {
         let stream = TcpStream::connect(address).await?;
         let mut stream = tls.connect(server_name(), stream).await?;
-        stream.write_all(forged).await?;
+        stream.write_all(FORGED).await?;
         let mut bytes = Vec::new();
         // Whether the end is orderly does not matter, what came before it does.
         let _ = stream.read_to_end(&mut bytes).await;
-        io::Result::Ok(bytes.len())
+        io::Result::Ok(bytes)
     };
-    timeout(PATIENCE, attempt).await.expect("turned away").unwrap_or(0)
+    let bytes = timeout(PATIENCE, attempt).await.expect("turned away").unwrap_or_default();
+    assert_eq!(bytes, b"", "an attacker was given something");
+}
+
+/// Sends the ClientHello with which somebody else resumes a session, and cannot go on from there.
+async fn replay(tls: &TlsConnector, address: SocketAddr) {
+    let mut hello = Vec::new();
+    ClientConnection::new(Arc::clone(tls.config()), server_name()).unwrap().write_tls(&mut hello).unwrap();
+    let attempt = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(&[&hello, FORGED].concat()).await?;
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes).await;
+        io::Result::Ok(bytes)
+    };
+    let bytes = timeout(PATIENCE, attempt).await.expect("turned away").unwrap_or_default();
+    // Handshake records, ChangeCipherSpec and alerts at most: of TLS 1.2 no record of application data, and of 1.3 no more
+    // than what its handshake is in.
+    assert!(bytes.len() < 4096, "{} bytes", bytes.len());
 }
 
 /// S-41: nothing tells the version, or what this is made of, and only CSID the name, which is what it is for.
@@ -226,7 +321,7 @@ async fn no_reply_tells_what_runs_here_in_which_version() {
     let mut raw = TcpStream::connect(gateway.explicit).await.unwrap();
     let mut banner = vec![0; 256];
     let count = raw.read(&mut banner).await.unwrap();
-    said.push_str(&String::from_utf8_lossy(&banner[..count]));
+    said.push_str(&latin1(&banner[..count]));
     let mut client = Client::logged_in(&gateway).await;
     for command in
         ["SYST", "FEAT", "HELP", "HELP SITE", "STAT", "SITE HELP", "OPTS", "CSID", "XYZZY", "HOST x", "CLNT x"]

@@ -7,7 +7,8 @@ use super::cursor::Cursor;
 
 pub(super) fn algorithms(cursor: &Cursor<'_>, report: &mut Report) -> Option<Algorithms> {
     if matches!(cursor.node, Node::Text(_)) {
-        return is_legacy(cursor, report).map(|legacy| if legacy { Algorithms::legacy() } else { Algorithms::modern() });
+        return is_legacy(cursor, report)
+            .map(|legacy| if legacy { Algorithms::legacy() } else { Algorithms::modern() });
     }
     if !matches!(cursor.node, Node::Mapping(_)) {
         cursor.wrong_type("`modern`, `legacy`, or a mapping with kex, host_key, cipher and mac", report);

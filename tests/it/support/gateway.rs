@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -144,19 +146,20 @@ impl Gateway {
     pub(crate) fn start(setup: &Setup) -> Self {
         let directory = tempfile::tempdir().unwrap();
         write_certificate(directory.path());
-        let first = 20_000 + u16::try_from(std::process::id() % 24).unwrap() * PASSIVE_PORTS;
         // Tests are faster than clients are, and fail more often; whoever has bounds of its own says what it wants to be held to.
         let bounds =
             "limits: {commands_per_second: 1000000, failed_logins: {per_ip: null, per_user: null, window: 1s}}\n";
         let limits = if setup.more.contains("limits: ") { "" } else { bounds };
+        let ports = setup.ports.map_or_else(passive_ports, few_passive_ports);
         let configuration = format!(
             "listeners:\n  - {{name: explicit, address: \"127.0.0.1:0\", tls: explicit, {listeners}}}\n  - {{name: \
              implicit, address: \"127.0.0.1:0\", tls: implicit, {listeners}}}\ntls:\n  certificates: [{{certificate: tls.crt, key: \
-             tls.key}}{}]\n{}passive:\n  ports: {first}-{}\n{}backends:\n{}users:\n{}admin: {{address: \
+             tls.key}}{}]\n{}passive:\n  ports: {}-{}\n{}backends:\n{}users:\n{}admin: {{address: \
              \"127.0.0.1:0\"}}\nlog: {{format: json, level: \"{}\"}}\n{limits}{}",
             setup.certificates,
             setup.tls,
-            first + setup.ports.unwrap_or(PASSIVE_PORTS) - 1,
+            ports.start(),
+            ports.end(),
             setup.passive,
             setup.backends,
             setup.users,
@@ -333,6 +336,25 @@ impl Drop for Gateway {
         let _ = self.process.wait();
         if thread::panicking() {
             eprintln!("log of the gateway:\n{}", self.log.text());
+        }
+    }
+}
+
+/// Ports that other gateways may use too, here and there.
+fn passive_ports() -> RangeInclusive<u16> {
+    let first = 20_000 + u16::try_from(std::process::id() % 24).unwrap() * PASSIVE_PORTS;
+    first..=first + PASSIVE_PORTS - 1
+}
+
+/// So few that none may be another's: below the ports that the system gives to connections, and free.
+fn few_passive_ports(count: u16) -> RangeInclusive<u16> {
+    static TRIES: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let place = std::process::id() as u16 % 256 + TRIES.fetch_add(17, Ordering::Relaxed) % 256;
+        let first = 29_700 + place % 256 * 11;
+        let range = first..=first + count - 1;
+        if range.clone().all(|port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return range;
         }
     }
 }
