@@ -54,6 +54,13 @@ struct Refusal {
     partial_success: bool,
 }
 
+impl Refusal {
+    /// It was not even looked at: this method is not one that the server takes now.
+    fn ignores(&self, method: MethodKind) -> bool {
+        !self.partial_success && !self.remaining.contains(&method)
+    }
+}
+
 /// What was not tried yet. Each proof is tried once, so a login ends whatever a server says.
 struct Untried<'a> {
     signer: Option<Signer>,
@@ -108,10 +115,16 @@ impl Login<'_> {
         let mut remaining: Option<MethodSet> = None;
         let mut accepted = Vec::new();
         while let Some(attempt) = untried.next(remaining.as_ref()) {
+            // The first method is a guess. Where the server does not take it yet, its proof is kept for later.
+            let guessed = remaining.is_none();
             let (method, refusal) = match attempt {
                 Attempt::Key(identity) => {
                     let Some(signer) = &mut untried.signer else { continue };
-                    ("publickey", self.sign(&credentials.user, &identity, signer).await?)
+                    let refusal = self.sign(&credentials.user, &identity, signer).await?;
+                    if guessed && refusal.as_ref().is_some_and(|refusal| refusal.ignores(MethodKind::PublicKey)) {
+                        untried.identities.push_front(identity);
+                    }
+                    ("publickey", refusal)
                 }
                 Attempt::Password(password) => {
                     let result = self.handle.authenticate_password(credentials.user.as_str(), password).await;
@@ -122,6 +135,9 @@ impl Login<'_> {
                         !refusal.partial_success && refusal.remaining.contains(&MethodKind::Password)
                     }) {
                         untried.interactive = None;
+                    }
+                    if guessed && refusal.as_ref().is_some_and(|refusal| refusal.ignores(MethodKind::Password)) {
+                        untried.password = Some(password);
                     }
                     ("password", refusal)
                 }

@@ -42,7 +42,7 @@ async fn serves(kind: Kind) {
         assert!(has("other") && has("folder") && !has(&name), "{kind:?}: {listed:?}");
         client.ask("RMD folder", 250).await;
         client.ask("DELE other", 250).await;
-        client.ask("RETR other", 550).await;
+        client.ask("SIZE other", 550).await;
         client.ask("QUIT", 221).await;
     }
     assert!(

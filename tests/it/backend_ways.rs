@@ -219,7 +219,9 @@ async fn every_host_on_the_way_must_be_the_right_one() {
     ));
     assert_eq!(log_in(&gateway).await, 421);
     gateway.wait_for_log(|line| line.contains("login failed") && line.contains("host key of"));
-    assert_eq!((bastion.logins(), files.logins()), (1, 0));
+    // A pin may be of a key of another type, so that the server is asked for each, over a connection of its own.
+    assert!(bastion.logins() >= 1, "{}", bastion.log());
+    assert_eq!(files.logins(), 0);
     assert!(!files.log().contains("Failed"), "{}", files.log());
 }
 

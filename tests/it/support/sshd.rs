@@ -298,7 +298,8 @@ impl Sshd {
 
     /// How many clients have logged in so far, each over a connection of its own.
     pub(crate) fn logins(&self) -> usize {
-        self.log().matches("Accepted ").count()
+        // For a key there are further lines: "Accepted key …", "Accepted certificate …".
+        self.log().lines().filter(|line| line.starts_with("Accepted ") && line.contains(" for ")).count()
     }
 
     /// Stops some processes of [`Sshd::session_processes`] where they stand.
