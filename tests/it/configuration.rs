@@ -447,40 +447,7 @@ fn each_mistake_is_named_with_its_key_path() {
 #[test]
 fn what_does_not_exist_yet_is_refused_and_its_default_is_not() {
     let folder = folder();
-    let tls = |entry: &str| MINIMAL.replace("]}\n", &format!("], {entry}}}\n"));
-    let acme = |entry: &str| user(&format!("backend: warehouse, login: passthrough, {entry}"));
     for (at, default, other) in [
-        ("tls.client_certificates", tls("client_certificates: 'off'"), tls("client_certificates: required")),
-        ("tls.client_ca", tls("client_ca: null"), tls("client_ca: tls.crt")),
-        ("tls.client_crl", tls("client_crl: null"), tls("client_crl: tls.crt")),
-        ("users.acme.client_certificate", acme("client_certificate: null"), acme("client_certificate: {subject: a}")),
-        ("users.acme.from", acme("from: ['::/0', 0.0.0.0/0]"), acme("from: [10.0.0.0/8]")),
-        ("users.acme.limits.rate", acme("limits: {rate: null}"), acme("limits: {rate: 10MiB/s}")),
-        (
-            "limits.failed_logins.per_ip",
-            with("limits: {failed_logins: {per_ip: 20}}"),
-            with("limits: {failed_logins: {per_ip: 5}}"),
-        ),
-        (
-            "limits.failed_logins.per_user",
-            with("limits: {failed_logins: {per_user: 20}}"),
-            with("limits: {failed_logins: {per_user: 5}}"),
-        ),
-        (
-            "limits.failed_logins.window",
-            with("limits: {failed_logins: {window: 5m}}"),
-            with("limits: {failed_logins: {window: 1m}}"),
-        ),
-        (
-            "limits.failed_logins.ban",
-            with("limits: {failed_logins: {ban: 10m}}"),
-            with("limits: {failed_logins: {ban: 1h}}"),
-        ),
-        (
-            "limits.commands_per_second",
-            with("limits: {commands_per_second: 200}"),
-            with("limits: {commands_per_second: 10}"),
-        ),
         (
             "admin.readiness_needs_backend",
             with("admin: {readiness_needs_backend: false}"),
@@ -497,20 +464,6 @@ fn what_does_not_exist_yet_is_refused_and_its_default_is_not() {
         assert_eq!(loaded.problems[0].at, at);
         assert!(loaded.problems[0].what.contains("not supported yet"), "{}", told(&loaded.problems));
     }
-}
-
-#[test]
-fn what_is_accepted_without_effect_is_a_warning() {
-    let folder = folder();
-    let warned = |document: &str| -> Vec<String> {
-        load_text(document, folder.path()).warnings.into_iter().map(|warning| warning.at).collect()
-    };
-    assert_eq!(warned(&with("")), ["limits.failed_logins", "limits.commands_per_second"]);
-    let peer_check_off = ["policy.data_peer_check", "limits.failed_logins", "limits.commands_per_second"];
-    assert_eq!(warned(&with("policy: {data_peer_check: false}")), peer_check_off);
-    let required = warned(&with("policy: {data_peer_check: false, data_tls_resumption: require}"));
-    assert!(!required.contains(&"policy.data_peer_check".to_owned()), "{required:?}");
-    assert_eq!(warned(&with("policy: {hash: []}")), ["limits.failed_logins", "limits.commands_per_second"]);
 }
 
 #[test]
