@@ -186,6 +186,7 @@ async fn a_backend_is_reached_through_jump_hosts() {
     // The way is lost with a host on it, and found again by the next command.
     let mut client = Client::explicit(&gateway).await;
     client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+    client.ask("TYPE I", 200).await;
     outer.kill_sessions();
     eventually("the connection is noticed to be gone", || files.session_processes().is_empty()).await;
     client.ask("SIZE file", 213).await;

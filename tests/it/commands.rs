@@ -753,10 +753,12 @@ async fn nothing_above_the_root_is_reached_by_any_path_or_link() {
         .into_iter()
         .map(|line| {
             let line = String::from_utf8(line).unwrap();
-            format!("{} {}", &line[..1], line.rsplit(' ').next().unwrap())
+            let (of_entry, target) = line.split_once(" -> ").map_or((&*line, ""), |(entry, target)| (entry, target));
+            // Where they lead is not the client's to know.
+            format!("{} {}{target}", &line[..1], of_entry.rsplit(' ').next().unwrap())
         })
         .collect();
-    for shown in ["l a", "l up", "l beside", "l file", "l unborn", "d inside", "d sub"] {
+    for shown in ["l a?", "l up?", "l beside?", "l file?", "l unborn?", "d inside", "d sub"] {
         assert!(kinds.iter().any(|kind| kind == shown), "{shown}: {kinds:?}");
     }
 

@@ -167,7 +167,12 @@ async fn a_process_without_descriptors_waits_for_some() {
     end(data).await;
     at_work.expect(226).await;
     assert!(std::fs::read(sshd.files().join("whole")).unwrap() == whole);
-    // Nor is there one for a login's connection to the backend.
+    // Those that the upload had are taken by who waited; then there is none for a login's connection to the backend either.
+    while waiting.command("EPSV").await.code != 425 {
+        waiting.ask("ABOR", 226).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(asked.elapsed() < Duration::from_secs(30), "the flood takes no more descriptors");
+    }
     too_late.ask(format!("USER {MAPPED_USER}"), 331).await;
     too_late.ask(format!("PASS {MAPPED_PASSWORD}"), 421).await;
     drop(flood);

@@ -183,13 +183,17 @@ async fn an_optional_header_may_be_missing() {
 async fn bounds_count_the_clients_and_not_their_proxy() {
     let sshd = Sshd::start().await;
     let gateway = behind(&sshd, "required", "\"off\"", &format!("{TRUSTED}limits: {{sessions_per_ip: 1}}\n"));
-    let _one = Client::clear_behind(&gateway, &version_1("203.0.113.7:1")).await;
-    let _other = Client::clear_behind(&gateway, &version_1("203.0.113.8:1")).await;
+    let mut one = Client::implicit_behind(&gateway, &version_1("203.0.113.7:1")).await;
+    one.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+    let mut other = Client::implicit_behind(&gateway, &version_1("203.0.113.8:1")).await;
+    other.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
     let mut stream = TcpStream::connect(gateway.explicit).await.unwrap();
     stream.write_all(&version_2("203.0.113.7:2")).await.unwrap();
     let mut said = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("closed");
     assert!(said.starts_with(b"421 "), "{}", said.escape_ascii());
+    one.ask("NOOP", 200).await;
+    other.ask("NOOP", 200).await;
 }
 
 /// S-2 behind a proxy, with the ports shared: one port, and each client gets what is its own.
