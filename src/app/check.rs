@@ -36,7 +36,7 @@ pub struct Finding {
 }
 
 /// Looks at everything a checked configuration names. Dials every backend, and logs in where there are credentials; with
-/// `probe` it also writes there, see [`super::probe`].
+/// `probe` it also writes there, see `app::probe`.
 pub async fn examine(config: &Config, warnings: &[Problem], probe: bool) -> Vec<Finding> {
     let mut findings = Findings::default();
     for warning in warnings {
