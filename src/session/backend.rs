@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::config::{Backend, Quirks};
 use crate::sftp::{self, Attributes, BackendPath, MoreChannels, OpenFlags, SftpError};
@@ -27,6 +27,9 @@ const PROOF_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long a client waits while a file that grew gets its length back. A loss is told within two seconds (F-1).
 const UNDO_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// How long after an attempt that failed the next one is made meanwhile.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// How long the end of a session spends on sweeping.
 const SWEEPING_PATIENCE: Duration = Duration::from_secs(10);
@@ -284,16 +287,30 @@ impl BackendLink {
     pub async fn settle(&mut self, unsettled: Unsettled) -> bool {
         // Nothing but a success in doubt is worth keeping a client waiting that is told 451 in any case.
         let patience = if unsettled.may_be_whole() { PROOF_PATIENCE } else { UNDO_PATIENCE };
-        let mut is_whole = false;
-        self.to_watch.extend(unsettled.to_watch());
+        let to_watch = unsettled.to_watch();
+        let (mut is_whole, mut is_settled) = (false, false);
         let settling = async {
-            if let Ok(sftp) = self.reconnect().await {
-                is_whole = unsettled.settle(&sftp).await.unwrap_or(false);
-                self.put_right(&sftp).await;
+            let mut next = Some(unsettled);
+            while let Some(unsettled) = next.take() {
+                next = match self.reconnect().await {
+                    Ok(sftp) => match unsettled.settle(&sftp).await {
+                        Ok(whole) => {
+                            (is_whole, is_settled) = (whole, true);
+                            self.put_right(&sftp).await;
+                            return;
+                        }
+                        Err(again) => again,
+                    },
+                    Err(_) => Some(unsettled),
+                };
+                // A connection that dies may still look alive, and a server that starts again refuses for a moment.
+                sleep(AGAIN).await;
             }
         };
         // What is known by then counts, whatever else is still to be done.
         let _ = timeout(patience, settling).await;
+        self.to_watch.extend(to_watch.map(|(undo, watch)| (undo, if is_settled { watch } else { watch.overdue() })));
+        self.keep_watch();
         is_whole
     }
 
@@ -346,7 +363,7 @@ impl BackendLink {
     async fn put_last_things_right(&mut self) {
         let hangs =
             self.left_behinds.are_in_hand() && self.lane.as_ref().is_some_and(|lane| lane.sftp().owes_answers());
-        if self.left_behinds.is_empty() && !hangs {
+        if self.left_behinds.is_empty() && self.to_watch.is_empty() && !hangs {
             return;
         }
         let putting_right = async {
@@ -367,14 +384,21 @@ impl BackendLink {
             Some(pool) => pool.lane(transfers).await?,
             None => Lane::connect(&self.target.get(), &self.credentials).await?,
         };
-        for (undo, watch) in self.to_watch.drain(..) {
+        let sftp = self.lane.insert(lane).sftp().clone();
+        self.keep_watch();
+        Ok(sftp)
+    }
+
+    /// Watches over the channel what a server that was lost may still write to.
+    fn keep_watch(&mut self) {
+        let Some(lane) = self.lane.as_ref().filter(|lane| !lane.is_lost()) else { return };
+        for (undo, watch) in self.to_watch.drain(..).filter(|(_, watch)| !watch.is_over()) {
             let kept = lane.keep();
             tokio::spawn(async move {
                 watch.keep(undo, kept.sftp()).await;
                 kept.close().await;
             });
         }
-        Ok(self.lane.insert(lane).sftp().clone())
     }
 
     async fn put_right(&mut self, sftp: &sftp::Session) {

@@ -185,7 +185,7 @@ impl Requests {
     }
 
     pub(super) fn is_lost(&self) -> bool {
-        self.shared.gone.is_cancelled()
+        self.shared.lock().lost.is_some()
     }
 
     /// Did the server stand still before the session was lost? What it was sent it may then have before it yet.
@@ -436,8 +436,8 @@ impl Shared {
             state.abandoned = 0;
             std::mem::take(&mut state.pending)
         };
-        tell(waiters.into_values(), &self.loss());
         self.gone.cancel();
+        tell(waiters.into_values(), &self.loss());
         self.unwanted.notify_waiters();
     }
 
@@ -462,4 +462,37 @@ fn tell(waiters: impl IntoIterator<Item = Waiter>, error: &SftpError) {
 
 fn close_packet(id: u32, handle: Bytes) -> Bytes {
     Packet::Request { id, request: Request::Close { handle } }.encode()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Wake};
+
+    use super::*;
+
+    struct Look {
+        requests: Requests,
+        was_lost: AtomicBool,
+    }
+
+    impl Wake for Look {
+        fn wake(self: Arc<Self>) {
+            self.was_lost.store(self.requests.is_lost(), Ordering::SeqCst);
+        }
+    }
+
+    /// Another thread may go on before the one that tells it does: what failed for the loss must not look alive.
+    #[test]
+    fn whoever_is_told_of_a_loss_finds_the_session_lost() {
+        let (requests, work) = Requests::new();
+        let (sender, reply) = oneshot::channel();
+        work.shared.lock().pending.insert(1, Waiter::One(sender));
+        let look = Arc::new(Look { requests, was_lost: AtomicBool::new(false) });
+        let waker = Arc::clone(&look).into();
+        let reply = std::pin::pin!(reply);
+        assert!(reply.poll(&mut Context::from_waker(&waker)).is_pending());
+        work.shared.lose("it ended");
+        assert!(look.was_lost.load(Ordering::SeqCst));
+    }
 }

@@ -109,9 +109,9 @@ impl Writer {
         let mut undo = undo.filter(|_| self.is_alone());
         if let Some(left_behind) = undo.take() {
             match timeout(patience, left_behind.put_right(sftp)).await {
+                Ok(Ok(()) | Err(SftpError::Status { .. })) => {}
                 // For the next connection, before the client is told.
-                Ok(Err(SftpError::Lost(_))) | Err(_) => undo = Some(left_behind),
-                Ok(_) => {}
+                Ok(Err(_)) | Err(_) => undo = Some(left_behind),
             }
         }
         // A server that works answers what was under way within a moment: the next upload need not be refused for that.
@@ -190,8 +190,8 @@ impl LeftAlone {
 
     /// The connection is gone, and its server may go on for so long: nobody writes to the file meanwhile.
     fn watch(self, time: Duration) -> Watch {
-        let watch = Watch { left_alone: Arc::new(self), until: Instant::now() + time };
-        let Watch { left_alone, until } = watch.clone();
+        let watch = Watch { left_alone: Arc::new(self), until: Instant::now() + time, is_overdue: false };
+        let Watch { left_alone, until, .. } = watch.clone();
         tokio::spawn(async move {
             sleep_until(until).await;
             drop(left_alone);
@@ -206,9 +206,21 @@ impl LeftAlone {
 pub struct Watch {
     left_alone: Arc<LeftAlone>,
     until: Instant,
+    /// It could not be undone while its client waited.
+    is_overdue: bool,
 }
 
 impl Watch {
+    /// It is still to be undone, however late that will be.
+    pub fn overdue(self) -> Self {
+        Self { is_overdue: true, ..self }
+    }
+
+    /// Is nothing to be done any more?
+    pub fn is_over(&self) -> bool {
+        !self.is_overdue && Instant::now() >= self.until
+    }
+
     /// Undoes it now, where no other file has got the name.
     ///
     /// # Errors
@@ -219,6 +231,9 @@ impl Watch {
 
     /// Undoes it again and again over `sftp`, until the time is over or that is lost too.
     pub async fn keep(self, undo: LeftBehind, sftp: &Session) {
+        if self.is_overdue {
+            let _ = self.left_alone.undo(&undo, sftp).await;
+        }
         let [mut pause, longest] = LOOKS;
         while Instant::now() + pause < self.until && !sftp.is_lost() && !self.left_alone.is_replaced() {
             sleep(pause).await;

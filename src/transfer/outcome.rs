@@ -148,34 +148,30 @@ impl Unsettled {
     /// Finds out over a new connection whether the upload is complete after all, and undoes it where it is not.
     ///
     /// # Errors
-    /// What the backend says: it stays unknown.
-    pub async fn settle(self, sftp: &Session) -> Result<bool, SftpError> {
-        match self {
-            Self::Renamed { temporary, held, target, length } => match sftp.remove(&temporary).await {
-                // It still had its temporary name, and now never gets the final one, however late that request is.
-                Ok(()) => {
-                    held.done();
-                    Ok(false)
-                }
-                Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => {
-                    held.done();
-                    Ok(sftp.stat(&target).await?.size == Some(length))
-                }
-                Err(error) => Err(error),
-            },
-            Self::Written { target, length, undo } => {
-                if sftp.stat(&target).await?.size == Some(length) {
-                    return Ok(true);
-                }
-                if let Some(undo) = undo {
-                    undo.put_right(sftp).await?;
-                }
+    /// It stays unknown. What is given back is to be asked again over another connection, this one being lost too.
+    pub async fn settle(self, sftp: &Session) -> Result<bool, Option<Self>> {
+        let asked = match &self {
+            // Not to be asked twice: once REMOVE may have been carried out, a missing file tells nothing of RENAME.
+            Self::Renamed { .. } => return self.settle_renamed(sftp).await.map_err(|_| None),
+            Self::Written { target, length, undo } => settle_written(target, *length, undo.as_ref(), sftp).await,
+            Self::InPlace { undo, watch } => watch.undo(undo, sftp).await.map(|()| false),
+        };
+        asked.map_err(|error| matches!(error, SftpError::Lost(_)).then_some(self))
+    }
+
+    async fn settle_renamed(self, sftp: &Session) -> Result<bool, SftpError> {
+        let Self::Renamed { temporary, held, target, length } = self else { return Ok(false) };
+        match sftp.remove(&temporary).await {
+            // It still had its temporary name, and now never gets the final one, however late that request is.
+            Ok(()) => {
+                held.done();
                 Ok(false)
             }
-            Self::InPlace { undo, watch } => {
-                watch.undo(&undo, sftp).await?;
-                Ok(false)
+            Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => {
+                held.done();
+                Ok(sftp.stat(&target).await?.size == Some(length))
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -191,6 +187,21 @@ impl Unsettled {
             Self::Renamed { .. } | Self::Written { .. } => None,
         }
     }
+}
+
+async fn settle_written(
+    target: &BackendPath,
+    length: u64,
+    undo: Option<&LeftBehind>,
+    sftp: &Session,
+) -> Result<bool, SftpError> {
+    if sftp.stat(target).await?.size == Some(length) {
+        return Ok(true);
+    }
+    if let Some(undo) = undo {
+        undo.put_right(sftp).await?;
+    }
+    Ok(false)
 }
 
 /// How a transfer ended.

@@ -498,7 +498,12 @@ async fn upload_cut(scene: &Scene, client: &mut Client, cut: Cut) -> bool {
     };
     if !in_place {
         // A server that cannot replace lets the old file step aside for a moment.
-        assert!(good(&after) || (cut.kind == "bare" && after.is_none()), "{cut:?}: a part under the final name");
+        let requests = scene.sftp().record().requests.split_off(before.requests.len());
+        let length = after.as_ref().map(Vec::len);
+        assert!(
+            good(&after) || (cut.kind == "bare" && after.is_none()),
+            "{cut:?}: a part under the final name ({length:?} bytes) after {reply:?} and {requests:?}"
+        );
     }
 
     // The next command finds everything in order.
@@ -541,6 +546,38 @@ async fn no_loss_at_any_request_of_an_upload_makes_a_part_look_whole() {
                 }
             }
         }
+    }
+}
+
+/// F-1, F-4: a server that dies and starts again refuses for a moment.
+#[tokio::test]
+async fn a_server_that_refuses_for_a_moment_is_asked_again_before_the_client_is_told() {
+    let scene = Scene::new(Profile::openssh()).await;
+    let (old, new) = (content(40_000, 1), content(150_000, 2));
+    for (user, command, existing, request, reply, whole) in [
+        (MAPPED_USER, "APPE file", true, "WRITE", 451, false),
+        (DIRECT, "STOR file", false, "WRITE", 451, false),
+        (MAPPED_USER, "STOR file", true, "posix-rename@openssh.com", 226, true),
+    ] {
+        let mut client = scene.client(user).await;
+        assert_eq!(client.command("CWD /").await.code, 250);
+        if existing {
+            scene.put("file", &old);
+        } else {
+            let _ = scene.sftp().tree().remove(&at_home("file"));
+        }
+        scene.fault_at_next(request, 0, Then::DoneAndDisconnect);
+        scene.sshd.refuse(2);
+        let what = format!("{user} {command} {request}");
+        assert_eq!(client.store(command, &new).await.code, reply, "{what}");
+        scene.heal();
+        assert_eq!(scene.sshd.to_refuse(), 0, "{what}");
+        let after = scene.file("file");
+        let expected = match whole {
+            true => Some(new.clone()),
+            false => existing.then(|| old.clone()),
+        };
+        assert!(after == expected, "{what}: {:?} bytes", after.map(|bytes| bytes.len()));
     }
 }
 

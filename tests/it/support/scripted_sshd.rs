@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use russh::keys::{Algorithm, HashAlg, PrivateKey};
@@ -24,6 +24,7 @@ pub(crate) struct ScriptedSshd {
     address: SocketAddr,
     fingerprint: String,
     keeps_connection: Arc<AtomicBool>,
+    to_refuse: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
@@ -42,8 +43,10 @@ impl ScriptedSshd {
         });
         let sftp = ScriptedSftp::new(script);
         let keeps_connection = Arc::new(AtomicBool::new(false));
-        let accepting = tokio::spawn(accept(listener, config, sftp.clone(), Arc::clone(&keeps_connection)));
-        Self { sftp, address, fingerprint, keeps_connection, accepting }
+        let to_refuse = Arc::new(AtomicUsize::new(0));
+        let accepting =
+            tokio::spawn(accept(listener, config, sftp.clone(), Arc::clone(&keeps_connection), Arc::clone(&to_refuse)));
+        Self { sftp, address, fingerprint, keeps_connection, to_refuse, accepting }
     }
 
     /// What it serves, is told, and has seen.
@@ -65,6 +68,16 @@ impl ScriptedSshd {
     pub(crate) fn keep_connections(&self) {
         self.keeps_connection.store(true, Ordering::SeqCst);
     }
+
+    /// The next connections end before a word is said, as while a server starts.
+    pub(crate) fn refuse(&self, connections: usize) {
+        self.to_refuse.store(connections, Ordering::SeqCst);
+    }
+
+    /// How many are still to be refused.
+    pub(crate) fn to_refuse(&self) -> usize {
+        self.to_refuse.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for ScriptedSshd {
@@ -78,9 +91,13 @@ async fn accept(
     config: Arc<russh::server::Config>,
     sftp: ScriptedSftp,
     keeps_connection: Arc<AtomicBool>,
+    to_refuse: Arc<AtomicUsize>,
 ) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
+        if to_refuse.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            continue;
+        }
         stream.set_nodelay(true).unwrap();
         // A second descriptor of the socket, to end it under whoever uses the first.
         let stream = stream.into_std().unwrap();
