@@ -300,14 +300,20 @@ async fn steal(tls: &TlsConnector, address: SocketAddr) {
     assert_eq!(bytes, b"", "an attacker was given something");
 }
 
-/// Sends the ClientHello with which somebody else resumes a session, and cannot go on from there.
+/// Sends the ClientHello with which somebody else resumes a session, and a record of data without the keys for it.
 async fn replay(tls: &TlsConnector, address: SocketAddr) {
     let mut hello = Vec::new();
     ClientConnection::new(Arc::clone(tls.config()), server_name()).unwrap().write_tls(&mut hello).unwrap();
     let attempt = async {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(&[&hello, FORGED].concat()).await?;
-        let mut bytes = Vec::new();
+        // RFC 8446 §5.1: application data, as TLS 1.2 writes its version.
+        let head = [23, 3, 3, 0, u8::try_from(FORGED.len()).unwrap()];
+        stream.write_all(&hello).await?;
+        // Its answer comes first: what rustls has read beyond a ClientHello it looks at with the next bytes.
+        let mut bytes = vec![0; 4096];
+        let answered = stream.read(&mut bytes).await?;
+        bytes.truncate(answered);
+        stream.write_all(&[&head, FORGED].concat()).await?;
         let _ = stream.read_to_end(&mut bytes).await;
         io::Result::Ok(bytes)
     };
