@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::config::secret::Secret;
 use crate::config::{Active, Limits, Login, Timeouts, User};
 use crate::identity::account::Accounts;
 use crate::identity::{FailedLogins, SessionSlots};
@@ -87,5 +88,5 @@ pub fn mapped_credentials(user: &User, login_keys: &HashMap<String, LoginKey>) -
         Some(_) => Some(login_keys.get(&user.name)?.clone()),
         None => None,
     };
-    Some(Credentials { user: login.user.clone(), key, password: login.password.clone() })
+    Some(Credentials { user: login.user.clone(), key, password: login.password.clone().map(Secret::seal) })
 }

@@ -11,7 +11,7 @@ use russh::{MethodKind, MethodSet};
 use super::ConnectError;
 use super::client::{Client, Ending, Facts};
 use super::login_key::{Identity, LoginKey, SignError, Signer};
-use crate::config::secret::Secret;
+use crate::config::secret::{Sealed, Secret};
 
 /// Rounds of questions answered. One asks for the password, some servers add an empty one, the rest is not for us.
 const MAX_ROUNDS: usize = 4;
@@ -24,14 +24,14 @@ pub struct Credentials {
     /// A key, which comes first.
     pub key: Option<LoginKey>,
     /// A password: by method `password`, or where the server does not have that, as the answer to the one question of
-    /// `keyboard-interactive`.
-    pub password: Option<Secret>,
+    /// `keyboard-interactive`. It outlasts the login, for a lost connection is made again with it.
+    pub password: Option<Sealed>,
 }
 
 impl Credentials {
     /// A password alone.
     pub fn password(user: impl Into<String>, password: Secret) -> Self {
-        Self { user: user.into(), key: None, password: Some(password) }
+        Self { user: user.into(), key: None, password: Some(password.seal()) }
     }
 
     /// A key alone.
@@ -103,7 +103,8 @@ impl Login<'_> {
     /// Logs in, or says why not.
     pub(super) async fn run(mut self, credentials: &Credentials) -> Result<(), ConnectError> {
         // RFC 4252 §8 has passwords in UTF-8: other bytes are no password of theirs.
-        let password = credentials.password.as_ref().and_then(Secret::reveal_text);
+        let password = credentials.password.as_ref().map(Sealed::open);
+        let password = password.as_ref().and_then(Secret::reveal_text);
         let (signer, identities) = match &credentials.key {
             Some(key) => {
                 let (signer, identities) = key.identities(self.handle.agent_session_binding()).await?;

@@ -9,13 +9,14 @@ pub mod authenticate;
 mod channel;
 mod circuit;
 mod client;
-pub mod connect;
+pub mod connection;
 pub mod host_key;
 pub mod known_hosts;
 mod legacy_pem;
 pub mod login_key;
 pub mod private_key;
 mod stream;
+pub mod target;
 mod targets;
 
 use std::fmt;
@@ -25,12 +26,12 @@ use std::time::Duration;
 
 pub use agent::AgentError;
 pub use authenticate::Credentials;
-pub use connect::{Connection, Target};
+pub use connection::Connection;
 pub use host_key::{HostKeyError, HostKeyPolicy, HostKeyPolicyError, HostKeyVerdict};
 pub use known_hosts::{KnownHosts, KnownHostsError};
 pub use login_key::{LoginKey, LoginKeyError, UserCertificateProblem};
 pub use private_key::{PrivateKey, PrivateKeyError};
-
+pub use target::Target;
 pub use targets::{TargetError, targets};
 
 use crate::sftp::SftpError;

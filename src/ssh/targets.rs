@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::authenticate::Credentials;
-use super::connect::Target;
 use super::host_key::HostKeyPolicy;
 use super::login_key::LoginKey;
+use super::target::Target;
+use crate::config::secret::Secret;
 use crate::config::{Backend, Config};
 
 /// Why there is no target.
@@ -63,5 +64,5 @@ fn credentials(host: &Backend) -> Result<Credentials, TargetError> {
     let Some(login) = &host.login else { return Err(TargetError { at, what: "is missing".to_owned() }) };
     let key = login.key.as_ref().map(LoginKey::load).transpose();
     let key = key.map_err(|error| TargetError { at: format!("{at}.{}", error.key()), what: error.to_string() })?;
-    Ok(Credentials { user: login.user.clone(), key, password: login.password.clone() })
+    Ok(Credentials { user: login.user.clone(), key, password: login.password.clone().map(Secret::seal) })
 }

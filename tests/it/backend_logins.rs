@@ -218,7 +218,7 @@ async fn an_agent_with_many_keys_is_told_which_one() {
     let credentials = |key, password: Option<&str>| Credentials {
         user: USER.to_owned(),
         key: Some(key),
-        password: password.map(Secret::new),
+        password: password.map(|password| Secret::new(password).seal()),
     };
     let error = log_in(&sshd, &credentials(in_agent(&agent, None, None), None)).await.unwrap_err();
     assert!(matches!(error, ConnectError::Rejected { .. }), "{error:?}");
@@ -293,7 +293,7 @@ async fn a_server_that_wants_two_methods_gets_both() {
         let credentials = |key: Option<&Path>, password: Option<&str>| Credentials {
             user: USER.to_owned(),
             key: key.map(|key| in_file(key, None)),
-            password: password.map(Secret::new),
+            password: password.map(|password| Secret::new(password).seal()),
         };
         log_in(&sshd, &credentials(Some(&key), Some(PASSWORD)))
             .await
@@ -335,8 +335,11 @@ async fn two_methods_are_one_mapped_login() {
 async fn a_key_that_is_refused_leaves_the_password() {
     let sshd = Sshd::start().await;
     let key = sshd.strange_key(&["-t", "ed25519"], "");
-    let credentials =
-        Credentials { user: USER.to_owned(), key: Some(in_file(&key, None)), password: Some(Secret::new(PASSWORD)) };
+    let credentials = Credentials {
+        user: USER.to_owned(),
+        key: Some(in_file(&key, None)),
+        password: Some(Secret::new(PASSWORD).seal()),
+    };
     log_in(&sshd, &credentials).await.unwrap();
 }
 

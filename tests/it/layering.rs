@@ -524,7 +524,7 @@ mod the_checker {
         allowed("config/mod.rs", "fn f<'a>(x: &'a str) -> &'a str { x }");
         allowed("config/mod.rs", "#[cfg(test)]\nmod tests { use crate::command::find; }");
         allowed("config/mod.rs", "#[cfg(test)]\nuse crate::command::{find, admit};\nfn f() {}");
-        allowed("ssh/connect.rs", "use crate::sftp::Session; use crate::sftp::wire::attributes;");
+        allowed("ssh/connection.rs", "use crate::sftp::Session; use crate::sftp::wire::attributes;");
         allowed("sftp/session.rs", "use super::wire::packet; use crate::sftp::window::Window; use crate::ftp;");
         allowed("main.rs", "use ftps2sftp::cli; fn main() { ftps2sftp::app::run() }");
         allowed("shutdown.rs", "use tokio::signal;");
