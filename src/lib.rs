@@ -13,8 +13,9 @@
 //! | [`cli`] | what a person types: commands, options, exit codes |
 //! | [`app`] | from a configuration to a running gateway; the only room that knows every part |
 //! | [`server`] | accept loops: a task for each control connection |
-//! | [`admin`] | metrics and health over HTTP |
+//! | [`admin`] | metrics, health and the status page over HTTP |
 //! | [`demo`] | an SFTP server over a folder, to try the gateway with |
+//! | [`probe`] | an FTPS client, to see whether a server works |
 //! | [`control`] | the control connection: the loop, the only writer of replies, counting and logging |
 //! | [`command`] | one row per command, the gate, the handlers, one table from errors to replies |
 //! | [`session`] | the state of a session, before and after login |
@@ -49,6 +50,7 @@ pub mod control;
 pub mod demo;
 pub mod ftp;
 pub mod identity;
+pub mod probe;
 pub mod proxy_protocol;
 pub mod server;
 pub mod session;

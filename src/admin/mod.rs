@@ -6,9 +6,12 @@
 //! | `/livez` | the program turns; never about backends, disks or certificates |
 //! | `/readyz` | new sessions are taken; 503 while starting and draining, `?verbose` lists each check |
 //! | `/startz` | the start is over |
+//! | `/` | the status page |
+//! | `/api/v1/status` | what the status page shows, as JSON; [`PARTS`] each by itself below `/api/v1/` |
 //!
-//! SECURITY: read-only, GET and HEAD only, no page that runs in a browser. It listens where the configuration says,
-//! on loopback by default, and asks nobody who they are.
+//! SECURITY: read-only, GET and HEAD only. The page runs its own script and nothing else, and asks this listener alone.
+//! It listens where the configuration says, on loopback by default, and asks nobody who they are: the page names users,
+//! addresses and paths.
 
 mod readiness;
 
@@ -19,7 +22,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -31,7 +36,14 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::telemetry::metrics::Exposition;
-pub use readiness::{Readiness, State};
+pub use readiness::{Check, Readiness, State};
+
+/// Parts of the status that can be asked for by themselves, below `/api/v1/`.
+pub const PARTS: [&str; 7] =
+    ["sessions", "transfers", "backends", "certificates", "passive_ports", "failures", "reload"];
+
+/// Tells the status: an object with the [`PARTS`] and what stands beside them.
+pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// Connections served at once; more wait in the listen queue. A monitor and the kubelet keep one each.
 pub const MAX_CONNECTIONS: usize = 32;
@@ -53,11 +65,23 @@ pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(600);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// The status page. `NONCE` in it is another word for each answer.
+const PAGE: &str = include_str!("page.html");
+
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 /// Serves the admin listener until `shutdown`; then running answers are finished and the rest is closed.
-pub async fn serve(listener: TcpListener, exposition: Exposition, readiness: Readiness, shutdown: CancellationToken) {
-    let service = Service { exposition: exposition.clone(), readiness };
+pub async fn serve(
+    listener: TcpListener,
+    exposition: Exposition,
+    readiness: Readiness,
+    status: Status,
+    shutdown: CancellationToken,
+) {
+    let service = Service { exposition: exposition.clone(), readiness, status };
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     connections.spawn({
@@ -141,12 +165,14 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 struct Service {
     exposition: Exposition,
     readiness: Readiness,
+    status: Status,
 }
 
 impl Service {
     fn answer<Body>(&self, request: &Request<Body>) -> Response<Full<Bytes>> {
-        let known = matches!(request.uri().path(), "/metrics" | "/livez" | "/readyz" | "/startz");
-        if !known {
+        let path = request.uri().path();
+        let part = path.strip_prefix("/api/v1/").filter(|part| *part == "status" || PARTS.contains(part));
+        if part.is_none() && !matches!(path, "/" | "/metrics" | "/livez" | "/readyz" | "/startz") {
             return plain(StatusCode::NOT_FOUND, "not found\n");
         }
         // hyper leaves the body of an answer to HEAD out and keeps its length.
@@ -156,23 +182,40 @@ impl Service {
             return response;
         }
         let verbose = request.uri().query().is_some_and(|query| query.split('&').any(is_verbose));
-        match request.uri().path() {
+        if let Some(part) = part {
+            return self.status(part);
+        }
+        match path {
+            "/" => page(),
             "/metrics" => respond(StatusCode::OK, PROMETHEUS_TEXT, self.exposition.render()),
             "/readyz" => self.ready(verbose),
             "/startz" if self.readiness.state() == State::Starting => {
                 plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n")
             }
+            "/livez" if !self.readiness.is_alive() => {
+                plain(StatusCode::SERVICE_UNAVAILABLE, "the runtime does not turn\n")
+            }
             _ => plain(StatusCode::OK, "ok\n"),
         }
     }
 
+    fn status(&self, part: &str) -> Response<Full<Bytes>> {
+        let status = (self.status)();
+        let part = if part == "status" { Some(&status) } else { status.get(part) };
+        respond(StatusCode::OK, JSON, part.unwrap_or(&serde_json::Value::Null).to_string())
+    }
+
     fn ready(&self, verbose: bool) -> Response<Full<Bytes>> {
-        let state = self.readiness.state();
-        let checks = [("started", state != State::Starting), ("not draining", state != State::Draining)];
-        let ready = state == State::Ready;
-        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let (state, checks) = (self.readiness.state(), self.readiness.checks());
+        let failed = checks.iter().find(|(_, passed)| !passed).map(|(check, _)| *check);
+        let status = if failed.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         if !verbose {
-            return plain(status, format!("{}\n", if ready { "ok" } else { state.as_str() }));
+            let why = match (failed, state) {
+                (None, _) => "ok".to_owned(),
+                (Some(check), State::Ready) => format!("not ready: {check}"),
+                (Some(_), state) => state.as_str().to_owned(),
+            };
+            return plain(status, format!("{why}\n"));
         }
         let mut text = String::new();
         for (check, passed) in checks {
@@ -180,9 +223,30 @@ impl Service {
             text.push_str(check);
             text.push('\n');
         }
-        text.push_str(if ready { "ready\n" } else { "not ready\n" });
+        text.push_str(if failed.is_none() { "ready\n" } else { "not ready\n" });
         plain(status, text)
     }
+}
+
+/// SECURITY: what the page shows comes from clients. It is put there as text, and should that fail, no script but its own
+/// runs.
+fn page() -> Response<Full<Bytes>> {
+    let mut random = [0; 16];
+    // Without random bytes the page stays as it is, and its script does not run.
+    let nonce = match aws_lc_rs::rand::fill(&mut random) {
+        Ok(()) => random.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        Err(_) => String::new(),
+    };
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let mut response = respond(StatusCode::OK, HTML, PAGE.replace("NONCE", &nonce));
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
 }
 
 fn is_verbose(parameter: &str) -> bool {
@@ -227,7 +291,8 @@ mod tests {
         let readiness = Readiness::starting();
         let shutdown = CancellationToken::new();
         let exposition = metrics::install().unwrap();
-        let serving = tokio::spawn(serve(listener, exposition, readiness.clone(), shutdown.clone()));
+        let status: Status = Arc::new(|| serde_json::json!({"version": "1", "sessions": [{"id": 7}]}));
+        let serving = tokio::spawn(serve(listener, exposition, readiness.clone(), status, shutdown.clone()));
         Admin { address, readiness, shutdown, serving }
     }
 
@@ -280,14 +345,58 @@ mod tests {
             assert_eq!((status(&answer), body(&answer)), (200, "ok\n"), "{path}");
         }
         let verbose = admin.ask("GET", "/readyz?verbose").await;
-        assert_eq!(body(&verbose), "[+] started\n[+] not draining\nready\n");
+        assert_eq!(
+            body(&verbose),
+            "[+] started\n[+] not draining\n[+] room for sessions\n[+] a valid certificate\n[+] a backend answers\nready\n"
+        );
 
         admin.readiness.draining();
         let verbose = admin.ask("GET", "/readyz?verbose=1").await;
-        assert_eq!((status(&verbose), body(&verbose)), (503, "[+] started\n[-] not draining\nnot ready\n"));
+        assert_eq!(status(&verbose), 503);
+        let told = body(&verbose);
+        assert!(told.starts_with("[+] started\n[-] not draining\n") && told.ends_with("\nnot ready\n"), "{told}");
         assert_eq!(body(&admin.ask("GET", "/readyz").await), "draining\n");
         assert_eq!(status(&admin.ask("GET", "/livez").await), 200);
         assert_eq!(status(&admin.ask("GET", "/startz").await), 200);
+    }
+
+    #[tokio::test]
+    async fn a_failed_check_is_named() {
+        let admin = admin().await;
+        admin.readiness.ready();
+        admin.readiness.set(Check::Backend, false);
+        let answer = admin.ask("GET", "/readyz").await;
+        assert_eq!((status(&answer), body(&answer)), (503, "not ready: a backend answers\n"));
+        let verbose = admin.ask("GET", "/readyz?verbose").await;
+        assert!(body(&verbose).contains("\n[-] a backend answers\n"), "{verbose}");
+        assert_eq!(status(&admin.ask("GET", "/livez").await), 200);
+    }
+
+    #[tokio::test]
+    async fn the_status_is_told_whole_and_in_parts() {
+        let admin = admin().await;
+        let answer = admin.ask("GET", "/api/v1/status").await;
+        assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
+        assert_eq!(body(&answer), "{\"sessions\":[{\"id\":7}],\"version\":\"1\"}");
+        assert_eq!(body(&admin.ask("GET", "/api/v1/sessions").await), "[{\"id\":7}]");
+        assert_eq!(status(&admin.ask("GET", "/api/v1/version").await), 404);
+        assert_eq!(status(&admin.ask("POST", "/api/v1/status").await), 405);
+    }
+
+    #[tokio::test]
+    async fn the_page_runs_no_script_but_its_own() {
+        let admin = admin().await;
+        let answer = admin.ask("GET", "/").await;
+        assert!(answer.contains("content-type: text/html; charset=utf-8\r\n"), "{answer}");
+        let nonce = answer.split_once("script-src 'nonce-").unwrap().1.split_once('\'').unwrap().0.to_owned();
+        assert_eq!(nonce.len(), 32);
+        let page = body(&answer);
+        let (tags, with_nonce) = (page.matches("<script").count(), format!("<script nonce=\"{nonce}\">"));
+        assert_eq!((tags, page.matches(&with_nonce).count()), (1, 1));
+        for outside in ["http://", "https://", "src=", "@import", "url("] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+        assert!(!admin.ask("GET", "/").await.contains(&nonce));
     }
 
     #[tokio::test]

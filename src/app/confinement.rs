@@ -15,7 +15,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-use crate::config::{Loaded, Material};
+use crate::config::{Audit, Loaded, Material};
 
 /// The newest of Landlock that was tried; an older kernel gives what it has of it.
 const LANDLOCK: ABI = ABI::V5;
@@ -135,14 +135,20 @@ pub fn directories(file: &Path, loaded: &Loaded) -> BTreeSet<PathBuf> {
     directories
 }
 
-/// From here on this thread, and those that it starts, read only below these directories and the system's, write
-/// nowhere, and start no program. Must come before the runtime's threads.
-pub fn enter(directories: &BTreeSet<PathBuf>) -> Missing {
+/// Where the audit files are, which are written, moved away and made anew.
+pub fn written_directories(audit: &Audit) -> BTreeSet<PathBuf> {
+    let files = audit.path.iter().chain(&audit.xferlog);
+    files.filter_map(|file| file.parent()).map(Path::to_owned).collect()
+}
+
+/// From here on this thread, and those that it starts, read only below these directories and the system's, write only
+/// below those of the audit files, and start no program. Must come before the runtime's threads.
+pub fn enter(directories: &BTreeSet<PathBuf>, written: &BTreeSet<PathBuf>) -> Missing {
     let mut missing = Missing::default();
     if let Err(error) = set_no_new_privs(true) {
         missing.0.push(format!("no_new_privs: {error}"));
     }
-    match restrict_files(directories) {
+    match restrict_files(directories, written) {
         Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced) => {}
         Ok(RulesetStatus::NotEnforced) => missing.0.push("Landlock: this kernel has none".to_owned()),
         Err(error) => missing.0.push(format!("Landlock: {error}")),
@@ -153,13 +159,22 @@ pub fn enter(directories: &BTreeSet<PathBuf>) -> Missing {
     missing
 }
 
-fn restrict_files(directories: &BTreeSet<PathBuf>) -> Result<RulesetStatus, landlock::RulesetError> {
+fn restrict_files(
+    directories: &BTreeSet<PathBuf>,
+    written: &BTreeSet<PathBuf>,
+) -> Result<RulesetStatus, landlock::RulesetError> {
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(LANDLOCK))?.create()?;
     for directory in SYSTEM.into_iter().map(Path::new).chain(directories.iter().map(PathBuf::as_path)) {
         // What is not there needs no rule.
         if let Ok(directory) = PathFd::new(directory) {
             ruleset = ruleset.add_rule(PathBeneath::new(directory, reading))?;
+        }
+    }
+    let writing = reading | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile;
+    for directory in written {
+        if let Ok(directory) = PathFd::new(directory) {
+            ruleset = ruleset.add_rule(PathBeneath::new(directory, writing))?;
         }
     }
     Ok(ruleset.restrict_self()?.ruleset)

@@ -5,6 +5,8 @@ pub mod check;
 pub mod confinement;
 mod probe;
 mod reload;
+mod service_manager;
+mod status;
 mod watch;
 
 use std::collections::HashMap;
@@ -12,15 +14,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::admin::{self, Readiness};
+use crate::admin::{self, Check, Readiness};
 use crate::config::error::Problem;
 use crate::config::{self, Config, Loaded, Login, MappedLogin, Material, Network};
 use crate::identity::account::Accounts;
@@ -34,8 +36,9 @@ use crate::session::rates::Rates;
 use crate::session::services::{Realm, Services, mapped_credentials};
 use crate::shutdown::Shutdown;
 use crate::ssh::{self, KnownHosts, LoginKey, LoginKeyError, Target};
+use crate::telemetry::audit::{Audit, AuditGuard};
 use crate::telemetry::logging::{self, LogGuard, LoggingError};
-use crate::telemetry::metrics::{self, Exposition, InstallError};
+use crate::telemetry::metrics::{self, DrainOutcome, Exposition, InstallError, ToldUsers};
 use crate::tls::client_certificate::ClientAuthorities;
 use crate::tls::{ServerTls, TlsError, certificate};
 use crate::transfer::announced::Announced;
@@ -43,7 +46,8 @@ use crate::transfer::in_place::InPlace;
 use crate::transfer::passive::PassivePorts;
 use crate::transfer::sweep::Sweeper;
 
-use self::reload::Reloader;
+use self::reload::{Reloader, Reports};
+use self::service_manager::Handed;
 
 /// Backends by name.
 type Targets = HashMap<String, Arc<Current<Target>>>;
@@ -51,8 +55,11 @@ type Targets = HashMap<String, Arc<Current<Target>>>;
 /// After the drain time is over: how long the cut transfers may take to say so.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
-/// How often gauges that nobody sets are read.
-const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the state of the whole is looked at: gauges that nobody sets, readiness, a sign of life.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// A backend that was not seen up for so long is asked, where readiness needs it.
+const BACKEND_ASKED_AFTER: Duration = Duration::from_secs(10);
 
 /// Looks into every file the configuration names, so that all mistakes can be told in one go.
 ///
@@ -116,6 +123,12 @@ pub enum StartError {
     /// The log cannot be set up.
     #[error("log: {0}")]
     Log(#[from] LoggingError),
+    /// An audit file cannot be opened.
+    #[error("audit: {0}")]
+    Audit(#[source] io::Error),
+    /// A socket that systemd handed over cannot be used.
+    #[error("socket activation: {0}")]
+    Handed(#[source] io::Error),
     /// Metrics cannot be set up.
     #[error("metrics: {0}")]
     Metrics(#[from] InstallError),
@@ -159,6 +172,7 @@ pub struct Gateway {
     admin: Option<TcpListener>,
     /// The file that is followed.
     file: Option<PathBuf>,
+    audit: AuditGuard,
 }
 
 impl Gateway {
@@ -167,20 +181,27 @@ impl Gateway {
     /// # Errors
     /// See [`StartError`].
     pub fn bind(config: Config) -> Result<Self, StartError> {
-        let services = Arc::new(services(&config)?);
+        let (audit, audit_guard) = Audit::open(&config.audit).map_err(StartError::Audit)?;
+        let services = Arc::new(services(&config, audit)?);
+        let mut handed = Handed::take().map_err(StartError::Handed)?;
         let bind =
             |name: String, address| server::bind(address).map_err(|source| StartError::Bind { name, address, source });
         let mut listeners = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {
-            let bound = bind(format!("listeners[{index}].address"), listener.address)?;
+            let bound = match handed.listener(&listener.name) {
+                Some(socket) => socket.map_err(StartError::Handed)?,
+                None => bind(format!("listeners[{index}].address"), listener.address)?,
+            };
             listeners.push((bound, Arc::new(listener.clone())));
         }
         let admin = config.admin.map(|address| bind("admin.address".to_owned(), address)).transpose()?;
+        handed.warn_of_rest();
         let names: Vec<&str> = config.listeners.iter().map(|listener| listener.name.as_str()).collect();
         let backends: Vec<&str> = config.backends.keys().map(String::as_str).collect();
         metrics::initialise(&names, &backends);
         metrics::passive_ports(config.passive.ports.len());
-        Ok(Self { config, services, listeners, admin, file: None })
+        names.iter().for_each(|name| metrics::sessions_limit(name, config.limits.sessions));
+        Ok(Self { config, services, listeners, admin, file: None, audit: audit_guard })
     }
 
     /// Takes over what changes in the configuration file, and in the files it names, while it serves.
@@ -205,14 +226,25 @@ impl Gateway {
 
     /// Serves until told to stop, and then until the last session is gone or the drain time is over.
     pub async fn serve(self, process: Process) {
-        let Self { config, services, listeners, admin, file } = self;
+        let Self { config, services, listeners, admin, file, audit } = self;
         let Process { exposition, signals: shutdown, _log } = process;
         let readiness = Readiness::starting();
         let background = CancellationToken::new();
         let helpers = TaskTracker::new();
-        helpers.spawn(gauges(Arc::clone(&services), background.clone()));
+        let listener_names: Vec<String> = config.listeners.iter().map(|listener| listener.name.clone()).collect();
+        let pulse = pulse(Arc::clone(&services), listener_names, readiness.clone());
+        helpers.spawn({
+            let stop = background.clone();
+            async move { stop.run_until_cancelled(pulse).await }
+        });
+        if config.readiness_needs_backend {
+            let (services, readiness, stop) = (Arc::clone(&services), readiness.clone(), background.clone());
+            readiness.set(Check::Backend, false);
+            helpers.spawn(async move { stop.run_until_cancelled(ask_backends(services, readiness)).await });
+        }
+        let reports = Reports::default();
         if let Some(file) = file {
-            let reloader = Reloader::new(file, Arc::clone(&services)).await;
+            let reloader = Reloader::new(file, Arc::clone(&services), reports.clone()).await;
             helpers.spawn(reloader.run(background.clone()));
         }
 
@@ -238,14 +270,17 @@ impl Gateway {
         readiness.ready();
         if let Some(listener) = admin {
             info!(server.address = %shown(&listener), "admin listening");
-            helpers.spawn(admin::serve(listener, exposition, readiness.clone(), background.clone()));
+            let status = status::source(Arc::clone(&services), readiness.clone(), reports);
+            helpers.spawn(admin::serve(listener, exposition, readiness.clone(), status, background.clone()));
         } else {
             let stop = background.clone();
             helpers.spawn(async move { exposition.upkeep(stop).await });
         }
 
+        service_manager::ready("serving");
         shutdown.drain.cancelled().await;
-        info!("draining");
+        info!(event.name = "ftps2sftp.drain", "draining");
+        service_manager::stopping(config.shutdown.delay + config.shutdown.drain + LAST_WORDS * 2);
         metrics::draining(true);
         readiness.draining();
         tokio::select! {
@@ -253,6 +288,7 @@ impl Gateway {
             () = shutdown.now.cancelled() => {}
         }
         stop_accepting.cancel();
+        let open = services.slots.sessions();
         sessions.drain.cancel();
         tasks.close();
         let drained = tokio::select! {
@@ -260,11 +296,15 @@ impl Gateway {
             () = sleep(config.shutdown.drain) => false,
             () = shutdown.now.cancelled() => false,
         };
+        let forced = if drained { 0 } else { services.slots.sessions().min(open) };
+        metrics::drained(DrainOutcome::Forced, forced);
+        metrics::drained(DrainOutcome::Clean, open - forced);
         if !drained {
             warn!(transfers = tasks.len(), "drain time is over, ending the sessions that are left");
             sessions.end_now();
             let _ = timeout(LAST_WORDS, tasks.wait()).await;
         }
+        drop(audit);
         background.cancel();
         helpers.close();
         let _ = timeout(LAST_WORDS, helpers.wait()).await;
@@ -353,13 +393,14 @@ fn server_tls(config: &Config) -> Result<ServerTls, StartError> {
     Ok(ServerTls::new(certificates, config.tls.min_version, clients.transpose()?)?)
 }
 
-fn services(config: &Config) -> Result<Services, StartError> {
+fn services(config: &Config, audit: Audit) -> Result<Services, StartError> {
     let gate = Gate::new(config.passive.proxy_protocol, config.trusted_proxies.clone().into());
     Ok(Services {
         realm: Current::new(realm(config, None)?),
         tls: Current::new(server_tls(config)?),
         require_control_tls: config.tls.require_control,
         passive: PassivePorts::new(config.passive.ports.clone(), config.passive.shared, gate, metrics::stranger),
+        passive_ports: config.passive.ports.len(),
         announced: Announced::new(&config.passive),
         active: config.active,
         slots: SessionSlots::new(&config.limits),
@@ -368,18 +409,66 @@ fn services(config: &Config) -> Result<Services, StartError> {
         digests: Digests::default(),
         in_place: InPlace::default(),
         sweeper: Sweeper::default(),
+        activity: Arc::default(),
+        audit,
+        told_users: config.metrics_per_user.then(ToldUsers::default),
         limits: config.limits.clone(),
         timeouts: config.timeouts.clone(),
     })
 }
 
-async fn gauges(services: Arc<Services>, stop: CancellationToken) {
-    let mut ticks = interval(GAUGE_INTERVAL);
+/// Reads gauges that nobody sets, looks at what readiness needs, and gives a sign of life.
+async fn pulse(services: Arc<Services>, listeners: Vec<String>, readiness: Readiness) {
+    let has_watchdog = service_manager::has_watchdog();
+    let mut ticks = interval(PULSE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut told = String::new();
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => metrics::passive_ports_in_use(services.passive.in_use()),
+        let due = ticks.tick().await;
+        metrics::runtime_lag(due.elapsed());
+        readiness.beat();
+        let sessions = services.slots.sessions();
+        readiness.set(Check::Room, sessions < services.limits.sessions);
+        metrics::passive_ports_in_use(services.passive.in_use());
+        let tls = services.tls.get();
+        let not_after = tls.certificates().iter().map(|certificate| certificate.not_after);
+        if let Some(first) = not_after.clone().min() {
+            listeners.iter().for_each(|listener| metrics::certificate_not_after(listener, first));
         }
+        // Clients that look at it are refused by the last one; until then they are served.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let last = not_after.max();
+        readiness.set(Check::Certificate, last.is_none_or(|last| u64::try_from(last).is_ok_and(|last| last > now)));
+        if has_watchdog {
+            service_manager::alive();
+        }
+        let text = format!("{}, {sessions} sessions", readiness.state().as_str());
+        if text != told {
+            service_manager::status(&text);
+            told = text;
+        }
+    }
+}
+
+/// Finds out whether a backend answers, as long as no session has seen one that does.
+async fn ask_backends(services: Arc<Services>, readiness: Readiness) {
+    loop {
+        let realm = services.realm.get();
+        let mut answers = false;
+        for target in realm.targets.values() {
+            let target = target.get();
+            let is_fresh = |seen: ssh::Seen| seen.is_up && seen.at.elapsed() < BACKEND_ASKED_AFTER;
+            if !target.seen().is_some_and(is_fresh) {
+                let greeted = ssh::Connection::greet(&target).await;
+                target.tried(greeted.as_ref());
+                if let Ok(connection) = greeted {
+                    connection.close().await;
+                }
+            }
+            answers |= target.seen().is_some_and(|seen| seen.is_up);
+        }
+        readiness.set(Check::Backend, answers);
+        sleep(BACKEND_ASKED_AFTER / 2).await;
     }
 }
 

@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
@@ -48,6 +48,37 @@ pub(super) struct Reloader {
     seen: Seen,
     /// What was wrong at the last look, so that it is told once.
     failure: Vec<Problem>,
+    reports: Reports,
+}
+
+/// How reloads went; clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reports(Arc<Mutex<Option<Report>>>);
+
+/// How the last reload went: one that was asked for, took something over, or failed anew.
+#[derive(Debug, Clone)]
+pub(super) struct Report {
+    /// Which one since the start.
+    pub(super) looks: u64,
+    pub(super) at: SystemTime,
+    /// What was taken over.
+    pub(super) changed: Vec<&'static str>,
+    /// What kept it from being taken over; empty where nothing did.
+    pub(super) problems: Vec<String>,
+}
+
+impl Reports {
+    pub(super) fn last(&self) -> Option<Report> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn tell(&self, changed: &[ReloadObject], problems: &[Problem]) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = last.as_ref().map_or(0, |report| report.looks) + 1;
+        let changed = changed.iter().map(|object| object.as_str()).collect();
+        let problems = problems.iter().map(ToString::to_string).collect();
+        *last = Some(Report { looks, at: SystemTime::now(), changed, problems });
+    }
 }
 
 /// What was read at one look.
@@ -67,10 +98,10 @@ struct Seen {
 
 impl Reloader {
     /// Follows `file`, from which `services` were made.
-    pub(super) async fn new(file: PathBuf, services: Arc<Services>) -> Self {
+    pub(super) async fn new(file: PathBuf, services: Arc<Services>, reports: Reports) -> Self {
         let Read { seen, .. } = read(file.clone()).await;
         ReloadObject::ALL.into_iter().for_each(metrics::loaded);
-        Self { file, services, seen, failure: Vec::new() }
+        Self { file, services, seen, failure: Vec::new(), reports }
     }
 
     /// Runs until told to stop.
@@ -130,6 +161,7 @@ impl Reloader {
         // The old ones are kept beside: a file that was repaired may be where it was.
         self.seen.files.extend(seen.files);
         if asked || problems != self.failure {
+            self.reports.tell(&[], &problems);
             let about: Vec<String> = problems.iter().map(ToString::to_string).collect();
             let object = problems.first().map_or(ReloadObject::Configuration, |problem| object_of(&problem.at));
             metrics::reload(object, ReloadResult::Failed);
@@ -176,6 +208,7 @@ impl Reloader {
             metrics::loaded(ReloadObject::Configuration);
         }
         if always || !changed.is_empty() {
+            self.reports.tell(changed, &[]);
             let names: Vec<&str> = changed.iter().map(|object| object.as_str()).collect();
             let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
             info!(changed = names, "reloaded");

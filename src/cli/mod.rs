@@ -3,6 +3,9 @@
 mod check;
 mod demo;
 pub mod hash_password;
+mod manual;
+mod probe;
+mod reload;
 mod run;
 
 use std::io::{self, Write};
@@ -48,6 +51,14 @@ enum Command {
     },
     /// Try it out: an SFTP server over a folder with the gateway in front of it.
     Demo(demo::Options),
+    /// Tell the running gateway to read its files again, and say whether that worked.
+    Reload {
+        /// Its YAML configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Try an FTPS server: log in, store a file, read it back, compare, list, delete.
+    Probe(probe::Arguments),
     /// Hash a password for `password_hash`.
     HashPassword,
     /// Print the FTP commands this gateway knows.
@@ -55,6 +66,18 @@ enum Command {
         /// As a Markdown table.
         #[arg(long)]
         markdown: bool,
+    },
+    /// Write the manual pages into a folder.
+    #[command(hide = true)]
+    Manual {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Print the completions for a shell.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
     },
 }
 
@@ -67,6 +90,10 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Run { config } => run::main(&config),
         Command::Check { config, probe } => check::main(&config, probe),
         Command::Demo(options) => demo::main(&options),
+        Command::Reload { config } => reload::main(&config),
+        Command::Probe(arguments) => probe::main(&arguments),
+        Command::Manual { folder } => manual::pages(&folder),
+        Command::Completions { shell } => manual::completions(shell),
         Command::HashPassword => match hash_password::run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -20,7 +20,7 @@ pub(super) fn main(file: &Path) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return complain_of(file, &problems),
     };
-    let missing = confinement::enter(&directories);
+    let missing = confinement::enter(&directories, &confinement::written_directories(&config.audit));
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(code) => return code,

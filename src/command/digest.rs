@@ -140,7 +140,8 @@ fn is_of(known: &Digested, algorithm: Algorithm, path: &BackendPath, attributes:
         && attributes.times.is_some_and(|(_, modified)| modified == known.modified)
 }
 
-/// What a transfer of this user makes a digest by, if its client asks for digests.
+/// What a transfer of this user makes a digest by: what its client asks for, if it does, else what audit records tell.
 pub(super) fn of_transfers(session: &LoggedIn, services: &Services) -> Option<Algorithm> {
-    services.digests.habit(&session.name).filter(|algorithm| offers(&session.policy().hash, *algorithm))
+    let habit = services.digests.habit(&session.name).filter(|algorithm| offers(&session.policy().hash, *algorithm));
+    habit.or_else(|| (!services.audit.is_in_log()).then_some(Algorithm::Sha256))
 }

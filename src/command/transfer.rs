@@ -105,8 +105,12 @@ pub(super) async fn retr(
         rate: session.rates.as_ref().map(|rates| Arc::clone(&rates.down)),
         idle: services.timeouts.data_idle,
     };
+    // How long a converted file will be nobody knows before.
+    let rest =
+        attributes.size.filter(|_| !ascii).map(|size| length.unwrap_or(u64::MAX).min(size.saturating_sub(offset)));
     let transfer =
         Transfer::new(TransferKind::Download, path.as_bytes(), |stop, progress| download.run(stop, progress));
+    let transfer = transfer.of_size(rest);
     Ok(Step::Transfer { opening, transfer })
 }
 

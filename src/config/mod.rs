@@ -63,8 +63,27 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Address of the admin listener; `None` turns it off.
     pub admin: Option<SocketAddr>,
+    /// `/readyz` says no while no backend answers.
+    pub readiness_needs_backend: bool,
+    /// Last logins are told for each configured user.
+    pub metrics_per_user: bool,
+    /// Where audit records go.
+    pub audit: Audit,
     /// Log format and level.
     pub log: Log,
+}
+
+/// `audit`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// A file of JSON lines; `None`: the log has them.
+    pub path: Option<PathBuf>,
+    /// A file as wu-ftpd writes it.
+    pub xferlog: Option<PathBuf>,
+    /// Bytes after which such a file is moved away; `None`: others do that.
+    pub max_size: Option<u64>,
+    /// How many that were moved away are kept.
+    pub keep: u32,
 }
 
 /// `active`

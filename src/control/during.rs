@@ -11,11 +11,14 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 use crate::command::failure::{self, CommandError};
 use crate::command::spec::{self, CommandSpec, DuringTransfer};
 use crate::command::{Argument, Step, information};
+use crate::ftp::argument::TransferType;
 use crate::ftp::line::Decoded;
 use crate::ftp::reply::Reply;
 use crate::ftp::request::Request;
+use crate::telemetry::metrics::Side;
 use crate::transfer::outcome::{Outcome, Progress, Stop, StopReason, Transfer, TransferKind, Unsettled};
 
+use super::record::TransferBegun;
 use super::{Control, Ended, Waiting, call, next_decoded};
 
 /// Lines kept while a transfer runs (P-8); then reading stops and TCP holds the client back.
@@ -23,6 +26,9 @@ const MAX_QUEUED_LINES: usize = 16;
 
 /// How often the byte counters of a running transfer are brought up to date.
 const METER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// No byte for so long, and a transfer counts as stalled.
+const STALLED: Duration = Duration::from_secs(60);
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
     /// Lets the handler of a command work. What leads to a transfer may be aborted from the beginning: the backend may
@@ -54,12 +60,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
         let kind = transfer.kind;
         let (subject, told) = (transfer.subject.clone(), transfer.told.clone());
         let (stop, progress) = (Stop::default(), Progress::default());
-        let mut meter = self.recorder.transfer_started(kind);
+        let is_ascii = self.session.parameters().transfer_type == TransferType::Ascii;
+        let begun = TransferBegun { kind, subject: &subject, is_ascii, size: transfer.size };
+        let mut meter = self.recorder.transfer_started(&begun, &progress);
         let mut running = transfer.run(stop.clone(), progress.clone());
         let mut watch = Watch { ended: self.write(opening).await.err(), ..Watch::default() };
         watch.stop_if_ended(&stop);
         let now = self.shutdown.now.clone();
         let mut ticks = interval(METER_INTERVAL);
+        let mut moved = (0, Instant::now());
         let mut outcome = loop {
             let ready_at = self.pace.ready_at();
             let is_ahead = ready_at > Instant::now();
@@ -80,21 +89,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
             }
             watch.stop_if_ended(&stop);
             meter.progress(progress.bytes(), 0);
+            meter.stalled(self.stalled(&mut moved, progress.bytes()));
         };
         self.settle(&mut outcome).await;
+        if let Some(at) = progress.first_byte() {
+            meter.first_byte(at);
+        }
+        let mut is_digested = false;
         if let Some(state) = self.session.logged_in()
             && let Some(digested) = outcome.digested.take()
             && outcome.result.is_ok()
         {
             state.digested = Some(digested);
+            is_digested = true;
         }
-        let backend = self.session.logged_in().map(|state| state.backend.name().to_owned()).unwrap_or_default();
-        self.recorder.transfer_ended(meter, &backend, kind, &subject, &outcome);
         let reply = match &outcome.result {
             Ok(()) if kind == TransferKind::Listing => Reply::new(226, "Listing complete"),
             Ok(()) => Reply::new(226, told.as_deref().unwrap_or(b"Transfer complete")),
             Err(error) => failure::transfer_reply(kind, error),
         };
+        let digested = self.session.logged_in().and_then(|state| state.digested.as_ref()).filter(|_| is_digested);
+        self.recorder.transfer_ended(meter, &begun, &outcome, digested, &reply);
         let then = match watch.ended {
             Some(ended) => Then::End(ended),
             None if watch.draining => Then::End(Ended::Drained),
@@ -102,6 +117,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
             None => Then::GoOn,
         };
         Transferred { reply, then }
+    }
+
+    /// Who is waited for where no byte has moved for a while. A backend that owes no answer waits for the client.
+    fn stalled(&mut self, (bytes, since): &mut (u64, Instant), now_at: u64) -> Option<Side> {
+        if *bytes != now_at {
+            (*bytes, *since) = (now_at, Instant::now());
+        }
+        let is_quiet = self.session.logged_in().is_none_or(|state| state.backend.is_quiet());
+        (since.elapsed() >= STALLED).then_some(if is_quiet { Side::Client } else { Side::Backend })
     }
 
     /// What the client says while a transfer runs: ABOR, STAT and QUIT are acted on, the rest waits its turn.

@@ -104,7 +104,7 @@ pub struct Control<'a, S> {
     pace: Pace,
     services: &'a Services,
     shutdown: Shutdown,
-    recorder: Recorder,
+    recorder: Recorder<'a>,
     login_deadline: Instant,
     /// The settings by which the client's certificate was looked at last.
     looked_at_by: Option<Arc<ServerTls>>,
@@ -115,7 +115,7 @@ pub struct Control<'a, S> {
 impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
     /// A connection that was just accepted.
     pub fn new(stream: S, session: Session, slot: ConnectionSlot, services: &'a Services, shutdown: Shutdown) -> Self {
-        let recorder = Recorder::new(&session.front.listener.name, session.front.listener.tls);
+        let recorder = Recorder::new(&session.front, services);
         Self {
             stream: ControlStream::Clear(stream),
             decoder: LineDecoder::new(),
@@ -314,6 +314,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         };
         self.bad_commands = 0;
         debug!(command = row.verb, "command");
+        self.recorder.asked(row, request.argument.as_deref().unwrap_or_default());
         let result = match admit(row, &mut self.session, self.services) {
             Ok(()) => {
                 let argument = Argument::new(request.argument.as_deref());
@@ -345,6 +346,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 if close { Step::Close(reply) } else { Step::Reply(reply) }
             }
         };
+        if let (Step::Reply(reply) | Step::Close(reply), Theme::Change, Some(state)) =
+            (&step, row.theme, self.session.logged_in())
+        {
+            let argument = request.argument.as_deref().unwrap_or_default();
+            self.recorder.changed(row, argument, state.directory.as_bytes(), reply.code());
+        }
         let carried_out = self.carry_out(row, step, started).await;
         if let Some(state) = self.session.logged_in() {
             state.backend.transfer_ended();

@@ -1,5 +1,7 @@
 //! What is counted and logged of a control session: the only caller of metrics for commands, logins and transfers.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
@@ -9,32 +11,71 @@ use crate::command::failure::{CommandError, LoginError};
 use crate::command::spec::{CommandSpec, Theme};
 use crate::config::TlsMode;
 use crate::ftp::reply::Reply;
+use crate::session::activity::Present;
 use crate::session::logged_in::ProofKind;
-use crate::session::{Session, Stage};
+use crate::session::services::Services;
+use crate::session::{Front, Session, Stage};
+use crate::telemetry::audit::{self, Subject};
 use crate::telemetry::metrics::{
-    self, Channel, CommandGroup, Direction, HandshakeResult, LoginMethod, LoginResult, SessionGuard, SessionState,
-    TlsVersion, TransferMeter, TransferResult,
+    self, Channel, CommandGroup, Direction, HandshakeResult, LegacyFeature, LoginMethod, LoginResult, SessionGuard,
+    SessionState, TlsVersion, TransferMeter, TransferResult,
 };
 use crate::tls::Secured;
 use crate::transfer::data_connection::DataError;
-use crate::transfer::outcome::{Outcome, StopReason, TransferError, TransferKind};
+use crate::transfer::digest::Digested;
+use crate::transfer::outcome::{Outcome, Progress, StopReason, TransferError, TransferKind};
 
 use super::Ended;
 use super::stream::HandshakeFailed;
 
 /// Counts and logs one session.
 #[derive(Debug)]
-pub(super) struct Recorder {
+pub(super) struct Recorder<'a> {
     session: SessionGuard,
+    present: Present,
+    services: &'a Services,
+    front: Arc<Front>,
+    /// TLS of the control connection.
+    tls: &'static str,
+    /// The name and the backend of who logged in.
+    login: Option<(String, String)>,
+    /// What was counted for this session already.
+    legacy: BTreeSet<LegacyFeature>,
+    pasv: bool,
+    epsv: bool,
 }
 
-impl Recorder {
-    pub(super) fn new(listener: &str, mode: TlsMode) -> Self {
-        let state = match mode {
+impl<'a> Recorder<'a> {
+    pub(super) fn new(front: &Arc<Front>, services: &'a Services) -> Self {
+        let listener = &front.listener;
+        let state = match listener.tls {
             TlsMode::Implicit => SessionState::Handshake,
             TlsMode::Explicit => SessionState::Login,
         };
-        Self { session: metrics::session_started(listener, state) }
+        Self {
+            session: metrics::session_started(&listener.name, state),
+            present: services.activity.enter(front.id, front.peer, &listener.name),
+            services,
+            front: Arc::clone(front),
+            tls: "",
+            login: None,
+            legacy: BTreeSet::new(),
+            pasv: false,
+            epsv: false,
+        }
+    }
+
+    /// What a move to SFTP has to take care of: once for each session.
+    pub(super) fn legacy(&mut self, feature: LegacyFeature) {
+        if self.legacy.insert(feature) {
+            metrics::legacy_use(feature);
+        }
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        let (user, backend) = self.login.as_ref().map_or(("", ""), |(user, backend)| (user, backend));
+        let Front { id, peer, listener, .. } = &*self.front;
+        Subject { session: *id, client: *peer, listener: &listener.name, user, backend, tls: self.tls }
     }
 
     /// The session does something else now, perhaps.
@@ -45,7 +86,7 @@ impl Recorder {
         });
     }
 
-    pub(super) fn control_handshake(&self, secured: Result<&Secured, &HandshakeFailed>, elapsed: Duration) {
+    pub(super) fn control_handshake(&mut self, secured: Result<&Secured, &HandshakeFailed>, elapsed: Duration) {
         let (version, result) = match secured {
             Ok(secured) => handshake(secured),
             Err(_) => (TlsVersion::None, HandshakeResult::Failed),
@@ -53,12 +94,22 @@ impl Recorder {
         metrics::tls_handshake(Channel::Control, version, result, elapsed);
         match secured {
             Ok(secured) => {
+                self.tls = secured.version;
+                self.present.secured(secured.version);
+                if version == TlsVersion::Tls12 {
+                    self.legacy(LegacyFeature::Tls12);
+                }
+                if self.front.listener.tls == TlsMode::Implicit {
+                    self.legacy(LegacyFeature::ImplicitTls);
+                }
                 debug!(tls.protocol.version = secured.version, tls.cipher = secured.suite, "TLS established")
             }
             Err(HandshakeFailed { error, refused: None }) => {
+                self.present.failed(&format!("the TLS handshake failed: {error}"));
                 info!(exception.message = %error, "TLS handshake failed");
             }
             Err(HandshakeFailed { refused: Some(refused), .. }) => {
+                self.present.failed(&format!("the client's TLS cannot be served: {refused}"));
                 metrics::tls_refused(refused.reason, refused.version, refused.best);
                 info!(
                     reason = %refused,
@@ -71,16 +122,50 @@ impl Recorder {
         }
     }
 
-    pub(super) fn command(&self, row: Option<&CommandSpec>, code: u16, elapsed: Duration) {
+    /// A command came that this session may use or not.
+    pub(super) fn asked(&mut self, row: &CommandSpec, argument: &[u8]) {
+        self.present.asked();
+        if std::str::from_utf8(argument).is_err() && row.verb != "PASS" {
+            self.legacy(LegacyFeature::NonUtf8);
+        }
+    }
+
+    pub(super) fn command(&mut self, row: Option<&CommandSpec>, code: u16, elapsed: Duration) {
         match row {
-            Some(row) => metrics::command(row.verb, group(row.theme), code, elapsed),
+            Some(row) => {
+                metrics::command(row.verb, group(row.theme), code, elapsed);
+                match (row.verb, code) {
+                    ("PASV", 227) => self.pasv = true,
+                    ("EPSV", 229) => self.epsv = true,
+                    ("PORT" | "EPRT", 200) => self.legacy(LegacyFeature::ActiveMode),
+                    _ => {}
+                }
+            }
             None => metrics::command(metrics::UNKNOWN_VERB, CommandGroup::Other, code, elapsed),
         }
         debug!(ftp.reply_code = code, "reply");
     }
 
+    /// A command that changes something got its reply.
+    pub(super) fn changed(&self, row: &CommandSpec, argument: &[u8], directory: &[u8], code: u16) {
+        self.services.audit.change(self.subject(), row.verb, argument, directory, code);
+        if self.services.audit.is_in_log() {
+            info!(
+                event.name = "ftps2sftp.change",
+                ftp.command = row.verb,
+                ftp.argument = %argument.escape_ascii(),
+                ftp.working_directory = %directory.escape_ascii(),
+                ftp.reply_code = code,
+                "changed"
+            );
+        }
+    }
+
     /// What the gate refuses because of a setting that an operator may want to change.
-    pub(super) fn refusal(&self, row: &CommandSpec, reply: &Reply) {
+    pub(super) fn refusal(&mut self, row: &CommandSpec, reply: &Reply) {
+        if row.verb == "USER" && self.tls.is_empty() && reply.code() == 530 {
+            self.legacy(LegacyFeature::PlainRefused);
+        }
         if reply.code() == 521 {
             info!(
                 ftp.command = row.verb,
@@ -93,6 +178,7 @@ impl Recorder {
     pub(super) fn failure(&self, row: &CommandSpec, error: &CommandError) {
         match error {
             CommandError::Backend(..) | CommandError::StorageFull(..) | CommandError::NewNameRefused(_) => {
+                self.present.failed(&format!("{} failed on the backend: {error}", row.verb));
                 warn!(ftp.command = row.verb, exception.message = %error, "command failed on the backend");
             }
             CommandError::Login(_) => {}
@@ -112,7 +198,7 @@ impl Recorder {
     }
 
     /// A login that ended one way or the other.
-    pub(super) fn login(&self, session: &Session, result: &Result<Step, CommandError>) {
+    pub(super) fn login(&mut self, session: &Session, result: &Result<Step, CommandError>) {
         match (result, &session.stage) {
             (Ok(Step::Reply(reply)), Stage::LoggedIn(state)) if [230, 232].contains(&reply.code()) => {
                 let method = match state.proof {
@@ -121,66 +207,128 @@ impl Recorder {
                     ProofKind::Both => LoginMethod::Both,
                 };
                 metrics::login(method, LoginResult::Success);
+                self.login = Some((state.name.clone(), state.backend.name().to_owned()));
+                self.present.logged_in(&state.name, state.backend.name());
+                if let Some(users) = self.services.told_users.as_ref().filter(|_| state.user.name != "*") {
+                    users.logged_in(&state.user.name);
+                }
+                self.services.audit.login(self.subject(), method.as_str(), None);
                 tracing::Span::current().record("user", state.name.as_str());
-                info!(user.name = %state.name, backend.name = %state.backend.name(), "logged in");
+                info!(
+                    event.name = "ftps2sftp.login",
+                    user.name = %state.name,
+                    backend.name = %state.backend.name(),
+                    "logged in"
+                );
             }
             (Err(CommandError::Login(error)), _) => {
                 let (method, result) = login_failure(error);
                 metrics::login(method, result);
-                warn!(exception.message = %error, "login failed");
+                self.present.failed(&format!("login failed: {error}"));
+                self.services.audit.login(self.subject(), method.as_str(), Some(&error.to_string()));
+                warn!(event.name = "ftps2sftp.login", exception.message = %error, "login failed");
             }
             _ => {}
         }
     }
 
-    pub(super) fn transfer_started(&mut self, kind: TransferKind) -> TransferMeter {
+    pub(super) fn transfer_started(&mut self, transfer: &TransferBegun<'_>, progress: &Progress) -> TransferMeter {
         self.session.enter(SessionState::Transfer);
-        metrics::transfer_started(match kind {
-            TransferKind::Upload => Direction::Upload,
-            TransferKind::Download => Direction::Download,
-            TransferKind::Listing => Direction::List,
-        })
+        self.present.transfer_started(transfer.kind, transfer.subject, progress, transfer.size);
+        if transfer.is_ascii && transfer.kind != TransferKind::Listing {
+            self.legacy(LegacyFeature::Ascii);
+        }
+        metrics::transfer_started(direction(transfer.kind))
     }
 
+    /// A transfer ended, and this reply says so.
     pub(super) fn transfer_ended(
         &mut self,
         meter: TransferMeter,
-        backend: &str,
-        kind: TransferKind,
-        subject: &[u8],
+        transfer: &TransferBegun<'_>,
         outcome: &Outcome,
+        digested: Option<&Digested>,
+        reply: &Reply,
     ) {
         self.session.enter(SessionState::Idle);
+        self.present.transfer_ended();
         let result = outcome.result.as_ref().map_or_else(transfer_result, |()| TransferResult::Success);
+        let elapsed = meter.elapsed();
+        let backend = self.login.as_ref().map_or("", |(_, backend)| backend);
         meter.ended(backend, result, outcome.client_bytes, outcome.backend_bytes);
         metrics::listed(outcome.hostile_names, outcome.unmapped_names);
-        let direction = match kind {
-            TransferKind::Upload => "upload",
-            TransferKind::Download => "download",
-            TransferKind::Listing => "list",
-        };
-        let path = subject.escape_ascii();
+        let direction = direction(transfer.kind);
+        let path = transfer.subject.escape_ascii();
+        if transfer.kind != TransferKind::Listing || outcome.result.is_err() {
+            let record = audit::Transfer {
+                direction,
+                path: transfer.subject,
+                is_ascii: transfer.is_ascii,
+                client_bytes: outcome.client_bytes,
+                backend_bytes: outcome.backend_bytes,
+                elapsed,
+                result,
+                reply: reply.code(),
+                failure: outcome.result.as_ref().err().map(ToString::to_string),
+                digest: digested.map(|digested| (digested.algorithm.name(), digested.digest_text())),
+            };
+            self.services.audit.transfer(self.subject(), &record);
+        }
+        let (direction, digest) = (direction.as_str(), digested.map(Digested::digest_text).unwrap_or_default());
         match &outcome.result {
-            Ok(()) if kind == TransferKind::Listing => debug!(file.path = %path, "listing complete"),
+            Ok(()) if transfer.kind == TransferKind::Listing => debug!(file.path = %path, "listing complete"),
             Ok(()) => info!(
+                event.name = "ftps2sftp.transfer",
                 ftp.direction = direction,
                 file.path = %path,
                 transfer.bytes = outcome.client_bytes,
+                transfer.backend_bytes = outcome.backend_bytes,
+                transfer.digest = digest,
+                duration_s = elapsed.as_secs_f64(),
                 "transfer complete"
             ),
-            Err(error) => warn!(
-                ftp.direction = direction,
-                file.path = %path,
-                transfer.bytes = outcome.client_bytes,
-                exception.message = %error,
-                "transfer failed"
-            ),
+            Err(error) => {
+                self.present.failed(&format!("{direction} of {path} failed: {error}"));
+                warn!(
+                    event.name = "ftps2sftp.transfer",
+                    ftp.direction = direction,
+                    file.path = %path,
+                    transfer.bytes = outcome.client_bytes,
+                    transfer.backend_bytes = outcome.backend_bytes,
+                    duration_s = elapsed.as_secs_f64(),
+                    exception.message = %error,
+                    "transfer failed"
+                );
+            }
         }
     }
 
-    pub(super) fn session_ended(&self, session: &Session, ended: &Ended) {
+    pub(super) fn session_ended(&mut self, session: &Session, ended: &Ended) {
+        if self.pasv && !self.epsv {
+            self.legacy(LegacyFeature::PasvOnly);
+        }
         let logged_in = matches!(session.stage, Stage::LoggedIn(_));
         debug!(logged_in, reason = %ended, "session ended");
+    }
+}
+
+/// A transfer that begins.
+#[derive(Debug)]
+pub(super) struct TransferBegun<'a> {
+    pub(super) kind: TransferKind,
+    /// The pathname as the client sees it.
+    pub(super) subject: &'a [u8],
+    /// TYPE A.
+    pub(super) is_ascii: bool,
+    /// Bytes there will be, where that is known.
+    pub(super) size: Option<u64>,
+}
+
+fn direction(kind: TransferKind) -> Direction {
+    match kind {
+        TransferKind::Upload => Direction::Upload,
+        TransferKind::Download => Direction::Download,
+        TransferKind::Listing => Direction::List,
     }
 }
 

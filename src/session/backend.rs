@@ -257,6 +257,11 @@ impl BackendLink {
         }
     }
 
+    /// Does it owe no answer?
+    pub fn is_quiet(&self) -> bool {
+        self.lane.as_ref().is_none_or(|lane| lane.sftp().is_quiet())
+    }
+
     /// What the server cannot do.
     pub fn quirks(&self) -> Quirks {
         self.entry.quirks

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::sftp::{self, BackendPath};
 use crate::ssh::{ConnectError, Connection, Credentials, Phase, Target};
-use crate::telemetry::metrics::{self, BackendConnectResult};
+use crate::telemetry::metrics::{self, BackendConnectResult, ConnectionGuard, ConnectionState};
 
 use super::current::Current;
 
@@ -46,6 +46,7 @@ const KEPT_TIME: Duration = Duration::from_secs(10);
 struct Line {
     connection: Connection,
     places: Mutex<Places>,
+    counted: Mutex<ConnectionGuard>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +83,18 @@ impl Line {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn new(connection: Connection, places: Places, mut counted: ConnectionGuard) -> Arc<Self> {
+        counted.enter(ConnectionState::Idle);
+        Arc::new(Self { connection, places: Mutex::new(places), counted: Mutex::new(counted) })
+    }
+
+    /// One transfer more or less runs over it.
+    fn transfers(&self, places: &mut Places, change: impl FnOnce(&mut usize)) {
+        change(&mut places.transfers);
+        let state = if places.transfers > 0 { ConnectionState::Active } else { ConnectionState::Idle };
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner).enter(state);
+    }
+
     /// Room for a channel, and for a transfer over it where asked.
     fn place(self: &Arc<Self>, most: usize, transfers: bool) -> Option<Place> {
         let mut places = self.lock();
@@ -90,7 +103,9 @@ impl Line {
             return None;
         }
         places.taken += 1;
-        places.transfers += usize::from(transfers);
+        if transfers {
+            self.transfers(&mut places, |transfers| *transfers += 1);
+        }
         drop(places);
         Some(Place { line: Arc::clone(self), open: false, transfers })
     }
@@ -109,14 +124,16 @@ impl Place {
         if !self.transfers {
             let mut places = self.line.lock();
             self.transfers = places.transfers < MAX_TRANSFERS;
-            places.transfers += usize::from(self.transfers);
+            if self.transfers {
+                self.line.transfers(&mut places, |transfers| *transfers += 1);
+            }
         }
         self.transfers
     }
 
     fn end_transfer(&mut self) {
         if std::mem::take(&mut self.transfers) {
-            self.line.lock().transfers -= 1;
+            self.line.transfers(&mut self.line.lock(), |transfers| *transfers -= 1);
         }
     }
 }
@@ -133,13 +150,12 @@ impl Drop for Place {
 impl Lane {
     /// Over a connection of its own.
     pub(super) async fn connect(target: &Target, credentials: &Credentials) -> Result<Self, ConnectError> {
-        let (connection, sftp) = connect(target, credentials).await?;
-        Ok(Self::first(connection, sftp))
+        Ok(Self::first(connect(target, credentials).await?))
     }
 
-    fn first(connection: Connection, sftp: sftp::Session) -> Self {
+    fn first(Connected { connection, sftp, counted }: Connected) -> Self {
         let places = Places { taken: 1, open: 1, ..Places::default() };
-        let line = Arc::new(Line { connection, places: Mutex::new(places) });
+        let line = Line::new(connection, places, counted);
         Self { sftp, place: Place { line, open: true, transfers: false } }
     }
 
@@ -336,7 +352,7 @@ impl Pool {
                         return Err(failed.error.clone());
                     }
                     return match connect(&self.target.get(), &self.credentials).await {
-                        Ok((connection, sftp)) => Ok(self.admit(connection, sftp, for_transfer)),
+                        Ok(connected) => Ok(self.admit(connected, for_transfer)),
                         Err(error) => {
                             *last_failed = Some(Failed { at: Instant::now(), error: error.clone() });
                             Err(error)
@@ -405,8 +421,8 @@ impl Pool {
         }
     }
 
-    fn admit(self: &Arc<Self>, connection: Connection, sftp: sftp::Session, for_transfer: bool) -> Lane {
-        let mut lane = Lane::first(connection, sftp);
+    fn admit(self: &Arc<Self>, connected: Connected, for_transfer: bool) -> Lane {
+        let mut lane = Lane::first(connected);
         if for_transfer {
             lane.begin_transfer();
         }
@@ -441,24 +457,29 @@ async fn look_around(pool: Weak<Pool>) {
     }
 }
 
+/// A new connection and its first channel.
+struct Connected {
+    connection: Connection,
+    sftp: sftp::Session,
+    counted: ConnectionGuard,
+}
+
 /// Connects, logs in and starts SFTP, and counts how that ended.
-async fn connect(target: &Target, credentials: &Credentials) -> Result<(Connection, sftp::Session), ConnectError> {
+async fn connect(target: &Target, credentials: &Credentials) -> Result<Connected, ConnectError> {
     // Not in the queue either: whoever waits there waits for a backend that does not answer.
     target.is_asked()?;
     let turn = target.login_turn().await.inspect_err(|_| {
         metrics::backend_connect(&target.backend().name, BackendConnectResult::Timeout);
     })?;
     let attempt = async {
+        let counted = metrics::backend_connection(&target.backend().name, ConnectionState::Connecting);
         let connection = Connection::open(target, credentials).await?;
         // What the server counts are connections that have not logged in yet.
         drop(turn);
         let sftp = connection.open_sftp().await?;
-        Ok((connection, sftp))
+        Ok(Connected { connection, sftp, counted })
     };
     let result = timeout(LOGIN_LIMIT, attempt).await.unwrap_or(Err(ConnectError::TimedOut { phase: Phase::Login }));
-    let counted = result.as_ref().map_or_else(ConnectError::result, |_| Some(BackendConnectResult::Ok));
-    if let Some(counted) = counted {
-        metrics::backend_connect(&target.backend().name, counted);
-    }
+    target.tried(result.as_ref());
     result
 }

@@ -3,6 +3,7 @@
 //! A session belongs to its control task and is never shared. What only a logged-in user has is in [`LoggedIn`], so a
 //! handler that needs a user cannot be called without one.
 
+pub mod activity;
 pub mod backend;
 pub mod current;
 pub mod digests;

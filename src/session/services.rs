@@ -8,12 +8,15 @@ use crate::config::{Active, Limits, Login, Timeouts, User};
 use crate::identity::account::Accounts;
 use crate::identity::{FailedLogins, SessionSlots};
 use crate::ssh::{Credentials, LoginKey, Target};
+use crate::telemetry::audit::Audit;
+use crate::telemetry::metrics::ToldUsers;
 use crate::tls::ServerTls;
 use crate::transfer::announced::Announced;
 use crate::transfer::in_place::InPlace;
 use crate::transfer::passive::PassivePorts;
 use crate::transfer::sweep::Sweeper;
 
+use super::activity::Activity;
 use super::backend::Identity;
 use super::current::Current;
 use super::digests::Digests;
@@ -44,6 +47,8 @@ pub struct Services {
     pub require_control_tls: bool,
     /// Passive ports.
     pub passive: Arc<PassivePorts>,
+    /// How many there are.
+    pub passive_ports: usize,
     /// The address told in reply 227.
     pub announced: Announced,
     /// Active data connections; `None` where they are refused.
@@ -60,6 +65,12 @@ pub struct Services {
     pub in_place: InPlace,
     /// Which directories were swept of files that a killed gateway left.
     pub sweeper: Sweeper,
+    /// What all sessions are doing.
+    pub activity: Arc<Activity>,
+    /// Where audit records go.
+    pub audit: Audit,
+    /// Configured users whose last login is told.
+    pub told_users: Option<ToldUsers>,
     /// Bounds.
     pub limits: Limits,
     /// Deadlines.

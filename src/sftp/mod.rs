@@ -10,11 +10,13 @@
 //! | [`file`](mod@file), [`directory`] | what is open; closed on every path |
 //! | [`read`], [`write`](mod@write), [`seal`] | whole files, many requests at a time, and their end in one flight |
 //! | [`striped`] | writing over several channels |
+//! | [`observer`] | who is told of each request |
 //!
 //! Any future here may be dropped: a reply that comes late is dropped too, and what it opened is closed.
 
 pub mod directory;
 pub mod file;
+pub mod observer;
 pub mod path;
 pub mod read;
 mod requests;
@@ -29,6 +31,7 @@ pub mod write;
 
 pub use directory::{Directory, DirectoryEntry};
 pub use file::File;
+pub use observer::Observer;
 pub use path::BackendPath;
 pub use read::ReadStream;
 pub use seal::{Acknowledgement, Ending, Sealed};

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::SftpError;
+use super::observer::Observer;
 use super::wire::MAX_PACKET_SENT;
 use super::wire::packet::{LENGTH_FIELD, Packet, Reply, Request};
 use super::wire::status::StatusCode;
@@ -59,6 +60,7 @@ pub(super) struct Outgoing {
 
 #[derive(Debug)]
 pub(super) struct Shared {
+    observer: Option<Arc<dyn Observer>>,
     /// Those who ask, the reader task and the writer task contend, each for the length of a map access. Std's mutex:
     /// it is never held across an await, and dropping a file must be able to lock it.
     state: Mutex<State>,
@@ -71,7 +73,7 @@ pub(super) struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    pending: HashMap<u32, Waiter>,
+    pending: HashMap<u32, Asked>,
     last_id: u32,
     /// Packets put into the queue so far.
     queued: u64,
@@ -86,6 +88,15 @@ struct State {
     silent_since: Option<Instant>,
     /// It had done so for long when the session was lost.
     stood_still: bool,
+}
+
+/// A request without a reply.
+#[derive(Debug)]
+struct Asked {
+    /// The type byte of its packet.
+    kind: u8,
+    at: Instant,
+    waiter: Waiter,
 }
 
 /// Who waits for a reply.
@@ -103,9 +114,10 @@ enum Waiter {
 
 impl Requests {
     /// No requests yet; the other half is for the tasks that move them.
-    pub(super) fn new() -> (Self, Work) {
+    pub(super) fn new(observer: Option<Arc<dyn Observer>>) -> (Self, Work) {
         let (queue, outgoing) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
+            observer,
             state: Mutex::new(State::default()),
             closing: Notify::new(),
             unwanted: Notify::new(),
@@ -250,12 +262,18 @@ impl Turn<'_> {
             let message = "the pathname is longer than a packet to this server may be".to_owned();
             return Err(SftpError::Status { code: StatusCode::BAD_MESSAGE, message });
         }
+        let at = Instant::now();
         if state.pending.is_empty() {
-            state.silent_since = Some(Instant::now());
+            state.silent_since = Some(at);
         }
-        state.pending.insert(id, waiter);
+        let kind = bytes.get(LENGTH_FIELD).copied().unwrap_or_default();
+        state.pending.insert(id, Asked { kind, at, waiter });
         state.queued += 1;
         self.permit.send(Outgoing { bytes, written });
+        drop(state);
+        if let Some(observer) = &self.shared.observer {
+            observer.sent();
+        }
         Ok(id)
     }
 }
@@ -321,7 +339,7 @@ impl State {
 
     /// One that somebody waits for is not counted: that one has a time limit of its own.
     fn owes_answers(&self) -> bool {
-        self.pending.values().any(|waiter| match waiter {
+        self.pending.values().any(|asked| match &asked.waiter {
             Waiter::One(_) => false,
             Waiter::Stream { replies, .. } => replies.is_closed(),
             Waiter::Abandoned => true,
@@ -340,19 +358,23 @@ impl Shared {
 
     /// Hands a reply to the one who waits; one that nobody asked for is ignored.
     pub(super) fn complete(&self, id: u32, reply: Result<Reply, SftpError>) {
-        let waiter = {
+        let now = Instant::now();
+        let asked = {
             let mut state = self.lock();
-            let waiter = state.pending.remove(&id);
-            state.silent_since = (!state.pending.is_empty()).then(Instant::now);
-            if matches!(waiter, Some(Waiter::Abandoned)) {
+            let asked = state.pending.remove(&id);
+            state.silent_since = (!state.pending.is_empty()).then_some(now);
+            if matches!(asked, Some(Asked { waiter: Waiter::Abandoned, .. })) {
                 state.abandoned -= 1;
             }
             if state.pending.is_empty() && state.pending.capacity() > KEPT_CAPACITY {
                 state.pending.shrink_to(0);
             }
-            waiter
+            asked
         };
-        let unwanted = match waiter {
+        if let (Some(observer), Some(asked)) = (&self.observer, &asked) {
+            observer.answered(asked.kind, reply.as_ref(), now.saturating_duration_since(asked.at));
+        }
+        let unwanted = match asked.map(|asked| asked.waiter) {
             Some(Waiter::One(sender)) => sender.send(reply).err(),
             Some(Waiter::Abandoned) => {
                 self.unwanted.notify_waiters();
@@ -380,8 +402,8 @@ impl Shared {
             match state.pending.get_mut(&id) {
                 None => return false,
                 // It was left.
-                Some(Waiter::Abandoned) => return true,
-                Some(waiter) => *waiter = Waiter::Abandoned,
+                Some(Asked { waiter: Waiter::Abandoned, .. }) => return true,
+                Some(asked) => asked.waiter = Waiter::Abandoned,
             }
             state.abandoned += 1;
             state.abandoned > MAX_ABANDONED
@@ -395,9 +417,9 @@ impl Shared {
     fn leave(&self) {
         let mut waiters = Vec::new();
         let mut state = self.lock();
-        for waiter in state.pending.values_mut() {
-            if !matches!(waiter, Waiter::Abandoned) {
-                waiters.push(std::mem::replace(waiter, Waiter::Abandoned));
+        for asked in state.pending.values_mut() {
+            if !matches!(asked.waiter, Waiter::Abandoned) {
+                waiters.push(std::mem::replace(&mut asked.waiter, Waiter::Abandoned));
             }
         }
         state.abandoned = state.pending.len();
@@ -426,7 +448,7 @@ impl Shared {
 
     /// Ends the session: everyone who waits is told, and so is everyone who asks later. The first reason stays.
     pub(super) fn lose(&self, reason: &str) {
-        let waiters = {
+        let pending = {
             let mut state = self.lock();
             if state.lost.is_none() {
                 state.lost = Some(reason.to_owned());
@@ -437,7 +459,13 @@ impl Shared {
             std::mem::take(&mut state.pending)
         };
         self.gone.cancel();
-        tell(waiters.into_values(), &self.loss());
+        let loss = self.loss();
+        if let Some(observer) = &self.observer {
+            for asked in pending.values() {
+                observer.answered(asked.kind, Err(&loss), asked.at.elapsed());
+            }
+        }
+        tell(pending.into_values().map(|asked| asked.waiter), &loss);
         self.unwanted.notify_waiters();
     }
 
@@ -485,9 +513,10 @@ mod tests {
     /// Another thread may go on before the one that tells it does: what failed for the loss must not look alive.
     #[test]
     fn whoever_is_told_of_a_loss_finds_the_session_lost() {
-        let (requests, work) = Requests::new();
+        let (requests, work) = Requests::new(None);
         let (sender, reply) = oneshot::channel();
-        work.shared.lock().pending.insert(1, Waiter::One(sender));
+        let asked = Asked { kind: 0, at: Instant::now(), waiter: Waiter::One(sender) };
+        work.shared.lock().pending.insert(1, asked);
         let look = Arc::new(Look { requests, was_lost: AtomicBool::new(false) });
         let waker = Arc::clone(&look).into();
         let reply = std::pin::pin!(reply);

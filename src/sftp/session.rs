@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::SftpError;
 use super::directory::Directory;
 use super::file::File;
+use super::observer::Observer;
 use super::path::BackendPath;
 use super::requests::{Pending, Requests};
 use super::stream::{PacketSink, PacketSource};
@@ -64,14 +65,28 @@ impl Session {
     ///
     /// The server closed the channel, did not answer in time, or does not speak version 3.
     pub async fn start(
+        source: impl PacketSource,
+        sink: impl PacketSink,
+        request_timeout: Duration,
+    ) -> Result<Self, SftpError> {
+        Self::start_observed(source, sink, request_timeout, None).await
+    }
+
+    /// The same; `observer` is told of every request.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::start`].
+    pub async fn start_observed(
         mut source: impl PacketSource,
         mut sink: impl PacketSink,
         request_timeout: Duration,
+        observer: Option<Arc<dyn Observer>>,
     ) -> Result<Self, SftpError> {
         let mut decoder = FrameDecoder::new(MAX_PACKET_ACCEPTED);
         let greeting = greet(&mut source, &mut sink, &mut decoder);
         let extensions = timeout(request_timeout, greeting).await.map_err(|_| SftpError::TimedOut)??;
-        let (requests, work) = Requests::new();
+        let (requests, work) = Requests::new(observer);
         tasks::spawn(source, sink, decoder, work);
         let asked = match extensions.limits {
             true => Some(requests.turn().await?.send(ExtendedRequest::Limits.into())?),

@@ -15,6 +15,7 @@ use super::authenticate::{Credentials, Login};
 use super::channel::{ChannelSink, ChannelSource, Subsystem};
 use super::client::{Client, ClientError, Facts, printable};
 use super::host_key::{HostKeyError, HostKeyVerdict, fingerprint_text};
+use super::request_meter::RequestMeter;
 use super::stream::Severable;
 use super::target::Target;
 use super::{ConnectError, Phase};
@@ -37,6 +38,7 @@ pub struct Connection {
     sftp_limit: Duration,
     request_timeout: Duration,
     algorithms: Algorithms,
+    requests: Arc<RequestMeter>,
     cut_on_drop: DropGuard,
     /// The connection that this one runs through.
     via: Option<Box<Connection>>,
@@ -94,6 +96,7 @@ impl Connection {
             sftp_limit: backend.connect_timeout,
             request_timeout: backend.request_timeout,
             algorithms: backend.algorithms.clone(),
+            requests: Arc::clone(target.requests()),
             cut_on_drop,
             via,
         };
@@ -154,7 +157,9 @@ impl Connection {
         let subsystem = Arc::<OnceLock<Subsystem>>::default();
         let source = ChannelSource::new(source, Arc::clone(&subsystem));
         let sink = ChannelSink { channel: sink, lost: self.facts.lost.clone() };
-        sftp::Session::start(source, sink, self.request_timeout).await.map_err(|error| match subsystem.get() {
+        let observer: Arc<dyn sftp::Observer> = Arc::clone(&self.requests) as _;
+        let started = sftp::Session::start_observed(source, sink, self.request_timeout, Some(observer)).await;
+        started.map_err(|error| match subsystem.get() {
             Some(Subsystem::Started) => ConnectError::Sftp(error),
             Some(Subsystem::Refused) => ConnectError::NoSftp("the server has no subsystem sftp".to_owned()),
             None if self.is_lost() => ConnectError::Lost(self.facts.ending_text()),

@@ -15,6 +15,7 @@ pub mod known_hosts;
 mod legacy_pem;
 pub mod login_key;
 pub mod private_key;
+mod request_meter;
 mod stream;
 pub mod target;
 mod targets;
@@ -31,7 +32,7 @@ pub use host_key::{HostKeyError, HostKeyPolicy, HostKeyPolicyError, HostKeyVerdi
 pub use known_hosts::{KnownHosts, KnownHostsError};
 pub use login_key::{LoginKey, LoginKeyError, UserCertificateProblem};
 pub use private_key::{PrivateKey, PrivateKeyError};
-pub use target::Target;
+pub use target::{Seen, Target};
 pub use targets::{TargetError, targets};
 
 use crate::sftp::SftpError;

@@ -15,6 +15,7 @@ use super::circuit::Circuit;
 use super::connection::Connection;
 use super::host_key::{HostKeyError, HostKeyPolicy};
 use super::known_hosts::KeyType;
+use super::request_meter::RequestMeter;
 use super::stream::{self, ReadAhead};
 use super::{ConnectError, Phase};
 use crate::config::algorithms::Algorithms;
@@ -56,8 +57,19 @@ pub struct Target {
     endpoints: Vec<Endpoint>,
     circuit: Circuit,
     jump: Option<Jump>,
+    requests: Arc<RequestMeter>,
+    seen: Mutex<Option<Seen>>,
     /// Logins under way; see [`LOGINS_AT_A_TIME`].
     logins: Semaphore,
+}
+
+/// How a backend was last seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// It answered, as an SFTP server does.
+    pub is_up: bool,
+    /// When.
+    pub at: Instant,
 }
 
 /// The host that a backend is reached through.
@@ -108,7 +120,17 @@ impl Target {
         let endpoints: Vec<_> = backend.addresses.iter().map(endpoint).collect();
         let circuit = Circuit::new(backend.name.clone(), endpoints.len());
         let logins = Semaphore::new(LOGINS_AT_A_TIME);
-        Self { host_keys: Arc::new(host_keys), endpoints, circuit, jump: None, backend, logins }
+        let requests = Arc::new(RequestMeter::new(&backend.name));
+        Self {
+            host_keys: Arc::new(host_keys),
+            endpoints,
+            circuit,
+            jump: None,
+            requests,
+            seen: Mutex::default(),
+            backend,
+            logins,
+        }
     }
 
     /// The same, reached through another backend, where the gateway logs in with these credentials.
@@ -140,6 +162,26 @@ impl Target {
     /// What judges its host keys.
     pub(super) fn host_keys(&self) -> &Arc<HostKeyPolicy> {
         &self.host_keys
+    }
+
+    /// Counts how an attempt ended, and remembers what it says of the backend.
+    pub fn tried<T>(&self, result: Result<&T, &ConnectError>) {
+        let counted = result.map_or_else(ConnectError::result, |_| Some(BackendConnectResult::Ok));
+        if let Some(counted) = counted {
+            metrics::backend_connect(&self.backend.name, counted);
+            let is_up = matches!(counted, BackendConnectResult::Ok | BackendConnectResult::Auth);
+            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Seen { is_up, at: Instant::now() });
+        }
+    }
+
+    /// How it was last seen; `None` before the first time.
+    pub fn seen(&self) -> Option<Seen> {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What counts the requests to it.
+    pub(super) fn requests(&self) -> &Arc<RequestMeter> {
+        &self.requests
     }
 
     /// The backend.
@@ -263,10 +305,7 @@ impl Jump {
         target.is_asked()?;
         let _turn = target.login_turn().await?;
         let result = Connection::open(target, credentials).await;
-        let counted = result.as_ref().map_or_else(ConnectError::result, |_| Some(BackendConnectResult::Ok));
-        if let Some(counted) = counted {
-            metrics::backend_connect(&target.backend.name, counted);
-        }
+        target.tried(result.as_ref());
         result
     }
 }

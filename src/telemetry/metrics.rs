@@ -3,21 +3,25 @@
 //! Every name, kind, label, bucket and help text stands in [`TABLE`]; every label value is a type with a closed set
 //! of values, or the name of something configured. Before [`install`] is called every function does nothing.
 
+mod backend_requests;
 mod labels;
 mod process;
 mod table;
 
-use std::sync::OnceLock;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metrics::SharedString;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 
+pub use backend_requests::BackendRequests;
 pub use labels::{
-    BackendConnectResult, Channel, CommandGroup, ConnectPhase, ConnectionResult, DataConnectionResult, DataMode,
-    Direction, HandshakeResult, LoginMethod, LoginResult, OfferedSuite, OfferedVersion, ReloadObject, ReloadResult,
-    ReplyClass, SessionState, Side, TlsRefusal, TlsVersion, TransferResult,
+    AuditResult, AuditSink, BackendConnectResult, Channel, CommandGroup, ConnectPhase, ConnectionResult,
+    ConnectionState, DataConnectionResult, DataMode, Direction, DrainOutcome, HandshakeResult, LegacyFeature,
+    LoginMethod, LoginResult, OfferedSuite, OfferedVersion, ReloadObject, ReloadResult, ReplyClass, RequestClass,
+    SessionState, SftpOperation, SftpStatus, Side, TlsRefusal, TlsVersion, TransferResult,
 };
 pub use process::PROCESS;
 pub use table::{Kind, Label, MetricRow, TABLE, Values};
@@ -25,6 +29,9 @@ pub use table::{Kind, Label, MetricRow, TABLE, Values};
 /// How often the samples of histograms are folded into their buckets. Until then each one takes memory, so this
 /// bounds it where nobody scrapes.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Users whose last login is told: each is a series for good.
+pub const MAX_USERS: usize = 1000;
 
 /// The label value for a verb that is in no table.
 pub const UNKNOWN_VERB: &str = "OTHER";
@@ -91,7 +98,7 @@ pub fn initialise(listeners: &[&str], backends: &[&str]) {
                 Values::Closed(values) => values.iter().map(|&value| value.into()).collect(),
                 Values::Listener => listeners.iter().map(|&name| name.to_owned().into()).collect(),
                 Values::Backend => backends.iter().map(|&name| name.to_owned().into()).collect(),
-                Values::Verb | Values::Build => Vec::new(),
+                Values::Verb | Values::User | Values::Build => Vec::new(),
             };
             series = series
                 .iter()
@@ -152,8 +159,12 @@ impl MetricRow {
         metrics::gauge!(self.name, self.labelled(values))
     }
 
+    fn histogram<const N: usize>(&self, values: [SharedString; N]) -> metrics::Histogram {
+        metrics::histogram!(self.name, self.labelled(values))
+    }
+
     fn observe<const N: usize>(&self, values: [SharedString; N], value: f64) {
-        metrics::histogram!(self.name, self.labelled(values)).record(value);
+        self.histogram(values).record(value);
     }
 
     fn register(&self, values: Vec<SharedString>) {
@@ -217,6 +228,16 @@ impl Drop for SessionGuard {
     }
 }
 
+/// So many sessions may be open.
+pub fn sessions_limit(listener: &str, limit: usize) {
+    table::SESSIONS_LIMIT.gauge([listener.to_owned().into()]).set(limit as f64);
+}
+
+/// When the first of a listener's certificates stops being valid, in seconds since 1970.
+pub fn certificate_not_after(listener: &str, not_after: i64) {
+    table::CERTIFICATE_NOT_AFTER.gauge([listener.to_owned().into()]).set(not_after as f64);
+}
+
 /// A TLS handshake with a client ended.
 pub fn tls_handshake(channel: Channel, version: TlsVersion, result: HandshakeResult, elapsed: Duration) {
     table::TLS_HANDSHAKES.counter([channel.into(), version.into(), result.into()]).increment(1);
@@ -259,7 +280,7 @@ pub fn passive_ports_in_use(in_use: usize) {
 /// A transfer began. End the meter with [`TransferMeter::ended`].
 pub fn transfer_started(direction: Direction) -> TransferMeter {
     table::TRANSFERS_ACTIVE.gauge([direction.into()]).increment(1.0);
-    TransferMeter { direction, started: Instant::now(), client_bytes: 0, backend_bytes: 0 }
+    TransferMeter { direction, started: Instant::now(), client_bytes: 0, backend_bytes: 0, stalled: None }
 }
 
 /// Counts one transfer: as active until it is dropped, its bytes as they move, its end once.
@@ -270,9 +291,33 @@ pub struct TransferMeter {
     started: Instant,
     client_bytes: u64,
     backend_bytes: u64,
+    stalled: Option<Side>,
 }
 
 impl TransferMeter {
+    /// No byte moves, and this side is waited for; `None`: they do again.
+    pub fn stalled(&mut self, side: Option<Side>) {
+        if self.stalled != side {
+            for (side, change) in [(self.stalled, -1.0), (side, 1.0)] {
+                if let Some(side) = side {
+                    table::TRANSFER_STALLED.gauge([side.into()]).increment(change);
+                }
+            }
+            self.stalled = side;
+        }
+    }
+
+    /// Since it began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The first byte was on the data connection then.
+    pub fn first_byte(&self, at: Instant) {
+        let waited = at.saturating_duration_since(self.started);
+        table::TRANSFER_FIRST_BYTE.observe([self.direction.into()], waited.as_secs_f64());
+    }
+
     /// So many bytes moved on each leg since the transfer began. May be called as often as one likes, or never: the
     /// end counts what is still missing. Totals never go back.
     pub fn progress(&mut self, client_bytes: u64, backend_bytes: u64) {
@@ -294,6 +339,7 @@ impl TransferMeter {
         table::TRANSFERS.counter([direction.into(), backend.to_owned().into(), result.into()]).increment(1);
         table::TRANSFER_DURATION.observe([direction.into()], self.started.elapsed().as_secs_f64());
         if result == TransferResult::Success {
+            backend_succeeded(backend);
             table::TRANSFER_SIZE.observe([direction.into()], client_bytes as f64);
         }
     }
@@ -301,6 +347,7 @@ impl TransferMeter {
 
 impl Drop for TransferMeter {
     fn drop(&mut self) {
+        self.stalled(None);
         table::TRANSFERS_ACTIVE.gauge([self.direction.into()]).decrement(1.0);
     }
 }
@@ -310,7 +357,11 @@ pub fn backend_connect(backend: &str, result: BackendConnectResult) {
     table::BACKEND_CONNECTS.counter([backend.to_owned().into(), result.into()]).increment(1);
     match result {
         // A server that refuses credentials is there and speaks SSH.
-        BackendConnectResult::Ok | BackendConnectResult::Auth => backend_up(backend, true),
+        BackendConnectResult::Ok => {
+            backend_up(backend, true);
+            backend_succeeded(backend);
+        }
+        BackendConnectResult::Auth => backend_up(backend, true),
         BackendConnectResult::Dns
         | BackendConnectResult::Refused
         | BackendConnectResult::Timeout
@@ -327,6 +378,46 @@ pub fn backend_connect_phase(backend: &str, phase: ConnectPhase, elapsed: Durati
 /// Whether a backend answers, seen by other means than connecting.
 pub fn backend_up(backend: &str, up: bool) {
     table::BACKEND_UP.gauge([backend.to_owned().into()]).set(f64::from(u8::from(up)));
+}
+
+fn backend_succeeded(backend: &str) {
+    table::BACKEND_LAST_SUCCESS.gauge([backend.to_owned().into()]).set(now());
+}
+
+/// Counts an SSH connection in the state it is in, until it is dropped.
+#[derive(Debug)]
+#[must_use = "the connection is counted until the guard is dropped"]
+pub struct ConnectionGuard {
+    backend: String,
+    state: ConnectionState,
+}
+
+/// There is a connection to a backend, or there is going to be one.
+pub fn backend_connection(backend: &str, state: ConnectionState) -> ConnectionGuard {
+    let guard = ConnectionGuard { backend: backend.to_owned(), state };
+    guard.gauge().increment(1.0);
+    guard
+}
+
+impl ConnectionGuard {
+    /// The connection does something else now.
+    pub fn enter(&mut self, state: ConnectionState) {
+        if self.state != state {
+            self.gauge().decrement(1.0);
+            self.state = state;
+            self.gauge().increment(1.0);
+        }
+    }
+
+    fn gauge(&self) -> metrics::Gauge {
+        table::BACKEND_CONNECTIONS.gauge([self.backend.clone().into(), self.state.into()])
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.gauge().decrement(1.0);
+    }
 }
 
 /// Whether a backend is not asked for a while.
@@ -351,8 +442,51 @@ pub fn reload(object: ReloadObject, result: ReloadResult) {
 
 /// What is in use of this was read now.
 pub fn loaded(object: ReloadObject) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    table::RELOAD_LAST_SUCCESS.gauge([object.into()]).set(now.as_secs_f64());
+    table::RELOAD_LAST_SUCCESS.gauge([object.into()]).set(now());
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// A task was woken so much later than it asked for.
+pub fn runtime_lag(lag: Duration) {
+    table::RUNTIME_LAG.observe([], lag.as_secs_f64());
+}
+
+/// So many sessions ended this way while the gateway was stopping.
+pub fn drained(outcome: DrainOutcome, sessions: usize) {
+    table::DRAINED_SESSIONS.counter([outcome.into()]).increment(sessions as u64);
+}
+
+/// What became of an audit record.
+pub fn audit_record(sink: AuditSink, result: AuditResult) {
+    table::AUDIT_RECORDS.counter([sink.into(), result.into()]).increment(1);
+}
+
+/// A client used this.
+pub fn legacy_use(feature: LegacyFeature) {
+    table::LEGACY_USE.counter([feature.into()]).increment(1);
+}
+
+/// The users whose last login is told: configured ones, the first [`MAX_USERS`] that log in.
+#[derive(Debug, Default)]
+pub struct ToldUsers(Mutex<BTreeSet<String>>);
+
+impl ToldUsers {
+    /// A user entry's user logged in.
+    pub fn logged_in(&self, user: &str) {
+        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !users.contains(user) {
+            if users.len() >= MAX_USERS {
+                return;
+            }
+            users.insert(user.to_owned());
+        }
+        drop(users);
+        table::USER_LAST_LOGIN.gauge([user.to_owned().into()]).set(now());
+    }
 }
 
 /// Names that a listing left out, and names that it told in no charset.
@@ -368,7 +502,7 @@ pub fn log_record_dropped() {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     use super::*;
 
@@ -386,9 +520,22 @@ mod tests {
         passive_ports_in_use(1);
         let mut transfer = transfer_started(Direction::Upload);
         transfer.progress(10, 5);
+        transfer.first_byte(Instant::now());
+        transfer.stalled(Some(Side::Client));
         transfer.ended("store", TransferResult::Success, 2048, 2048);
         backend_connect("store", BackendConnectResult::Ok);
         backend_connect_phase("store", ConnectPhase::KeyExchange, Duration::from_millis(30));
+        drop(backend_connection("store", ConnectionState::Connecting));
+        let requests = BackendRequests::new("store");
+        requests.sent();
+        requests.answered(SftpOperation::Read, SftpStatus::Eof, Duration::from_millis(1));
+        sessions_limit("in", 1000);
+        certificate_not_after("in", 1_900_000_000);
+        runtime_lag(Duration::from_millis(1));
+        drained(DrainOutcome::Clean, 1);
+        audit_record(AuditSink::File, AuditResult::Ok);
+        legacy_use(LegacyFeature::Tls12);
+        ToldUsers::default().logged_in("acme");
         draining(false);
         tls_refused(TlsRefusal::Version, OfferedVersion::Tls10, OfferedSuite::Rsa);
         reload(ReloadObject::Tls, ReloadResult::Success);
@@ -473,7 +620,12 @@ mod tests {
             assert!(row.help.ends_with('.') && !row.help.contains(['\n', '\\']), "{}", row.name);
             assert!(names.insert(row.name), "{} twice", row.name);
             for label in row.labels {
-                assert!(!["user", "path", "ip", "address", "le", "session"].contains(&label.name), "{}", row.name);
+                let is_opt_in = label.values == Values::User;
+                assert!(
+                    is_opt_in || !["user", "path", "ip", "address", "le", "session"].contains(&label.name),
+                    "{}",
+                    row.name
+                );
             }
         }
     }
@@ -499,6 +651,10 @@ mod tests {
     #[test]
     fn two_listeners_and_two_backends_stay_below_fifteen_hundred_series() {
         let series = |row: &MetricRow| {
+            // Of all there could be of operations and answers, some sixty are ever seen.
+            if row.name == table::BACKEND_REQUESTS.name {
+                return 2 * 60;
+            }
             let combinations: usize = row
                 .labels
                 .iter()
@@ -506,7 +662,8 @@ mod tests {
                     Values::Closed(values) => values.len(),
                     Values::Listener | Values::Backend => 2,
                     Values::Verb => 60,
-                    Values::Build => 1,
+                    // Off unless asked for.
+                    Values::User | Values::Build => 1,
                 })
                 .product();
             match row.kind {

@@ -46,6 +46,26 @@ pub struct ServerTls {
     base: ServerConfig,
     clients: Option<Arc<dyn ClientCertVerifier>>,
     turns: Turns,
+    certificates: Vec<ShownCertificate>,
+}
+
+/// What an operator wants to know of a certificate of the front.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownCertificate {
+    /// DNS names, or the common name where there are none.
+    pub names: Vec<String>,
+    /// When it stops being valid, in seconds since 1970.
+    pub not_after: i64,
+}
+
+impl ShownCertificate {
+    fn of(certificate: &CertifiedKey) -> Option<Self> {
+        let leaf = certificate.cert.first()?;
+        let names = x509::names(leaf).unwrap_or_default();
+        let common = names.subject.iter().flatten().flatten().filter(|(name, _)| name == "CN").map(|(_, value)| value);
+        let names = if names.dns.is_empty() { common.cloned().collect() } else { names.dns };
+        Some(Self { names, not_after: x509::not_after(leaf)? })
+    }
 }
 
 impl ServerTls {
@@ -64,13 +84,19 @@ impl ServerTls {
             TlsVersion::Tls12 => FROM_1_2,
             TlsVersion::Tls13 => FROM_1_3,
         };
+        let shown = certificates.iter().filter_map(ShownCertificate::of).collect();
         let mut base = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)?
             .with_client_cert_verifier(clients.clone().unwrap_or_else(|| Arc::new(NoClientAuth)))
             .with_cert_resolver(Arc::new(Certificates::new(certificates)));
         base.session_storage = Arc::new(NoServerSessionStorage {});
         base.max_early_data_size = 0;
-        Ok(Self { base, clients, turns: Turns::new() })
+        Ok(Self { base, clients, turns: Turns::new(), certificates: shown })
+    }
+
+    /// What the front shows, in the order of the configuration.
+    pub fn certificates(&self) -> &[ShownCertificate] {
+        &self.certificates
     }
 
     /// Would this certificate, which was good once, still get through a handshake?

@@ -1,7 +1,7 @@
-//! The names in a certificate (RFC 5280 §4): its subject and its alternative names.
+//! What is read in a certificate (RFC 5280 §4): its subject, its alternative names, and until when it is valid.
 //!
-//! Only ever of certificates whose chain was verified. What is not understood gives no name, so that nobody is taken for
-//! somebody by it.
+//! Names only ever of certificates whose chain was verified. What is not understood gives no name, so that nobody is taken
+//! for somebody by it.
 
 use std::collections::BTreeSet;
 
@@ -52,6 +52,36 @@ const EXTENSIONS: u8 = 0xa3;
 const MAIL_ADDRESS: u8 = 0x81;
 const DNS_NAME: u8 = 0x82;
 const URI: u8 = 0x86;
+
+/// Times (RFC 5280 §4.1.2.5).
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+
+/// When it stops being valid, in seconds since 1970; `None` where it is no certificate.
+pub(super) fn not_after(der: &[u8]) -> Option<i64> {
+    let (to_be_signed, _) = next(only(der, SEQUENCE)?)?;
+    let mut rest = content(to_be_signed, SEQUENCE)?;
+    if let Some((first, after)) = next(rest)
+        && first.tag == VERSION
+    {
+        rest = after;
+    }
+    for _ in 0..3 {
+        rest = next(rest)?.1;
+    }
+    let (_not_before, rest) = next(content(next(rest)?.0, SEQUENCE)?)?;
+    let (not_after, _) = next(rest)?;
+    let text = std::str::from_utf8(not_after.content).ok()?;
+    let text = match not_after.tag {
+        // "Where YY is greater than or equal to 50, the year SHALL be interpreted as 19YY".
+        UTC_TIME if text.get(..2)?.parse::<u8>().ok()? >= 50 => format!("19{text}"),
+        UTC_TIME => format!("20{text}"),
+        GENERALIZED_TIME => text.to_owned(),
+        _ => return None,
+    };
+    let time = jiff::civil::DateTime::strptime("%Y%m%d%H%M%SZ", text).ok()?;
+    Some(time.to_zoned_datetime(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second())
+}
 
 /// Reads them; `None` where it is no certificate.
 pub(super) fn names(der: &[u8]) -> Option<CertificateNames> {
@@ -209,6 +239,18 @@ mod tests {
         parameters.distinguished_name.push(rcgen::DnType::CustomDnType(vec![1, 2, 840, 113_549, 1, 9, 2]), "x");
         parameters.distinguished_name.push(rcgen::DnType::CommonName, "acme \u{e9}");
         parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn until_when_a_certificate_is_valid() {
+        // The second has a year beyond 2049, which is written in another way.
+        for (year, seconds) in [(2030, 1_893_456_000), (2077, 3_376_684_800)] {
+            let mut parameters = rcgen::CertificateParams::new(["ftp.example".to_owned()]).unwrap();
+            parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
+            let signed = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(not_after(signed.der()), Some(seconds));
+        }
+        assert_eq!(not_after(b"no certificate"), None);
     }
 
     #[test]

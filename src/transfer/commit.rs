@@ -74,7 +74,8 @@ pub async fn publish(
 ) -> Result<(), SftpError> {
     match take_name(sftp, temporary, target, replace).await {
         Err(refused @ SftpError::Status { .. }) if replace => {
-            take_place(sftp, temporary, target, refused, left_behinds).await
+            is_in_the_way(sftp, target, refused).await?;
+            take_place(sftp, temporary, target, left_behinds).await
         }
         other => other,
     }
@@ -91,23 +92,29 @@ pub(super) async fn take_name(
     sftp.rename(temporary, target, replace && sftp.extensions().posix_rename).await
 }
 
-/// What follows where a plain RENAME was refused, as it is by most servers where the target exists: that steps aside, and
-/// comes back if its successor cannot take its place. At no moment is neither of the two there.
-pub(super) async fn take_place(
-    sftp: &Session,
-    temporary: &BackendPath,
-    target: &BackendPath,
-    refused: SftpError,
-    left_behinds: &LeftBehinds,
-) -> Result<(), SftpError> {
+/// Was a plain RENAME refused, as it is by most servers, because the target exists? Nothing is changed by the question.
+///
+/// # Errors
+/// It was for something else: `refused`.
+pub(super) async fn is_in_the_way(sftp: &Session, target: &BackendPath, refused: SftpError) -> Result<(), SftpError> {
     if sftp.extensions().posix_rename {
         return Err(refused);
     }
     match sftp.lstat(target).await {
-        Ok(_) => {}
-        Err(SftpError::Status { .. }) => return Err(refused),
-        Err(lost) => return Err(lost),
+        Ok(_) => Ok(()),
+        Err(SftpError::Status { .. }) => Err(refused),
+        Err(lost) => Err(lost),
     }
+}
+
+/// What follows then: the target steps aside, and comes back if its successor cannot take its place. At no moment is
+/// neither of the two there.
+pub(super) async fn take_place(
+    sftp: &Session,
+    temporary: &BackendPath,
+    target: &BackendPath,
+    left_behinds: &LeftBehinds,
+) -> Result<(), SftpError> {
     let aside = aside_of(target)?;
     let held = left_behinds.hold(LeftBehind::Aside { aside: aside.clone(), target: target.clone() });
     let (exchanged, aside_remains) = exchange(sftp, temporary, target, &aside).await;

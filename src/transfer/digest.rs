@@ -82,6 +82,13 @@ pub struct Digested {
     pub digest: Vec<u8>,
 }
 
+impl Digested {
+    /// The digest in hexadecimal digits.
+    pub fn digest_text(&self) -> String {
+        self.digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 /// Reads a file from `start` up to `end`, not included, and makes its digest. Also gives the number of bytes read.
 ///
 /// # Errors

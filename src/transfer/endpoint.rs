@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::Resumption;
 pub use crate::telemetry::metrics::DataMode;
-use crate::telemetry::metrics::{self, Channel, DataConnectionResult, HandshakeResult, TlsVersion};
+use crate::telemetry::metrics::{self, Channel, DataConnectionResult, HandshakeResult, LegacyFeature, TlsVersion};
 use crate::tls::SessionTls;
 
 use super::data_connection::{DataConnection, DataError};
@@ -346,6 +346,9 @@ async fn shake_hands(
         return Err(DataError::OtherCertificate);
     }
     let unlike = connection.secured().filter(|secured| !secured.resumed).map(|secured| rules.tls.unlike(&secured));
+    if unlike.is_some() {
+        metrics::legacy_use(LegacyFeature::NoResumption);
+    }
     match unlike.filter(|_| rules.resumption == Resumption::Require) {
         None => Ok(connection),
         Some(unlike) => {

@@ -326,14 +326,24 @@ impl Landing {
         }
     }
 
-    /// Where the name was refused: takes the place of what has it, where that may be. Several requests, which must not
-    /// be cut short.
-    pub(super) async fn take_place(&self, sftp: &Session, refused: SftpError) -> Result<(), SftpError> {
+    /// Where the name was refused: is it because something has it that may be replaced?
+    ///
+    /// # Errors
+    /// It is not: `refused`.
+    pub(super) async fn is_in_the_way(&self, sftp: &Session, refused: SftpError) -> Result<(), SftpError> {
         match &self.way {
-            Way::Atomic { temporary, .. } if self.manner.replace => {
-                commit::take_place(sftp, temporary, &self.target, refused, &self.manner.left_behinds).await
-            }
+            Way::Atomic { .. } if self.manner.replace => commit::is_in_the_way(sftp, &self.target, refused).await,
             Way::Atomic { .. } | Way::Direct { .. } | Way::Continue { .. } => Err(refused),
+        }
+    }
+
+    /// Then takes its place. Several requests, which must not be cut short.
+    pub(super) async fn take_place(&self, sftp: &Session) -> Result<(), SftpError> {
+        match &self.way {
+            Way::Atomic { temporary, .. } => {
+                commit::take_place(sftp, temporary, &self.target, &self.manner.left_behinds).await
+            }
+            Way::Direct { .. } | Way::Continue { .. } => Ok(()),
         }
     }
 

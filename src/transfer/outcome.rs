@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
@@ -65,16 +66,29 @@ impl Stop {
 
 /// Bytes moved over the data connection so far.
 #[derive(Debug, Clone, Default)]
-pub struct Progress(Arc<AtomicU64>);
+pub struct Progress(Arc<Moved>);
+
+#[derive(Debug, Default)]
+struct Moved {
+    bytes: AtomicU64,
+    first: OnceLock<Instant>,
+}
 
 impl Progress {
     pub(super) fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+        if self.0.bytes.fetch_add(bytes as u64, Ordering::Relaxed) == 0 && bytes > 0 {
+            let _ = self.0.first.set(Instant::now());
+        }
+    }
+
+    /// When the first byte was on the data connection.
+    pub fn first_byte(&self) -> Option<Instant> {
+        self.0.first.get().copied()
     }
 
     /// Bytes on the data connection so far.
     pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -231,6 +245,8 @@ pub struct Transfer {
     pub subject: Vec<u8>,
     /// What a success is told with, in place of the usual words.
     pub told: Option<Vec<u8>>,
+    /// Bytes on the data connection when it is over, where that is known before.
+    pub size: Option<u64>,
     job: Box<dyn FnOnce(Stop, Progress) -> Running + Send>,
 }
 
@@ -244,13 +260,20 @@ impl Transfer {
         F: Future<Output = Outcome> + Send + 'static,
     {
         let job = Box::new(move |stop, progress| Box::pin(job(stop, progress)) as Running);
-        Self { kind, subject: subject.to_vec(), told: None, job }
+        Self { kind, subject: subject.to_vec(), told: None, size: None, job }
     }
 
     /// Says what a success is told with.
     #[must_use]
     pub fn telling(mut self, told: Option<Vec<u8>>) -> Self {
         self.told = told;
+        self
+    }
+
+    /// Says how many bytes there will be.
+    #[must_use]
+    pub fn of_size(mut self, size: Option<u64>) -> Self {
+        self.size = size;
         self
     }
 

@@ -150,7 +150,11 @@ impl Upload {
             reached.last_step = true;
             match unless_stopped(async { Ok(landing.take_name(&sftp).await?) }, &stop).await {
                 Err(TransferError::Backend(refused @ SftpError::Status { .. })) => {
-                    Ok(landing.take_place(&sftp, refused).await?)
+                    reached.last_step = false;
+                    let asked = async { Ok(landing.is_in_the_way(&sftp, refused).await?) };
+                    unless_stopped(asked, &stop).await?;
+                    reached.last_step = true;
+                    Ok(landing.take_place(&sftp).await?)
                 }
                 other => other,
             }

@@ -75,3 +75,8 @@ async fn dropbear_serves() {
 async fn proftpd_serves() {
     serves(Kind::Proftpd).await;
 }
+
+#[tokio::test]
+async fn asyncssh_serves() {
+    serves(Kind::Asyncssh).await;
+}

@@ -445,24 +445,28 @@ fn each_mistake_is_named_with_its_key_path() {
 }
 
 #[test]
-fn what_does_not_exist_yet_is_refused_and_its_default_is_not() {
+fn where_audit_records_go_and_when_their_files_are_moved_away() {
     let folder = folder();
-    for (at, default, other) in [
-        (
-            "admin.readiness_needs_backend",
-            with("admin: {readiness_needs_backend: false}"),
-            with("admin: {readiness_needs_backend: true}"),
-        ),
-        ("audit.path", with("audit: {path: null}"), with("audit: {path: audit.jsonl}")),
-        ("audit.xferlog", with("audit: {xferlog: null}"), with("audit: {xferlog: xferlog}")),
+    let audit = |yaml: &str| {
+        let loaded = load_text(&with(yaml), folder.path());
+        assert_eq!(told(&loaded.problems), "", "{yaml}");
+        loaded.config.unwrap().audit
+    };
+    let default = audit("audit: {path: null, xferlog: null}");
+    assert_eq!((default.path, default.xferlog, default.max_size, default.keep), (None, None, Some(104_857_600), 10));
+    let own = audit("audit: {path: a.jsonl, xferlog: /var/log/xferlog, max_size: null, keep: 3}");
+    assert_eq!(own.path.unwrap(), folder.path().join("a.jsonl"));
+    assert_eq!((own.xferlog.unwrap().to_str().unwrap(), own.max_size, own.keep), ("/var/log/xferlog", None, 3));
+    for (yaml, at) in [
+        ("audit: {path: a, xferlog: a}", "audit.xferlog"),
+        ("audit: {path: a, max_size: 1KiB}", "audit.max_size"),
+        ("audit: {path: a, keep: -1}", "audit.keep"),
+        ("metrics: {per_user: maybe}", "metrics.per_user"),
+        ("admin: {readiness_needs_backend: 1}", "admin.readiness_needs_backend"),
     ] {
-        let loaded = load_text(&default, folder.path());
-        assert_eq!(told(&loaded.problems), "", "{default}");
-        assert!(loaded.config.is_some());
-        let loaded = load_text(&other, folder.path());
-        assert_eq!(loaded.problems.len(), 1, "{other}\n{}", told(&loaded.problems));
+        let loaded = load_text(&with(yaml), folder.path());
+        assert_eq!(loaded.problems.len(), 1, "{yaml}\n{}", told(&loaded.problems));
         assert_eq!(loaded.problems[0].at, at);
-        assert!(loaded.problems[0].what.contains("not supported yet"), "{}", told(&loaded.problems));
     }
 }
 

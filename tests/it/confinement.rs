@@ -51,7 +51,7 @@ fn what_was_given_up_cannot_be_done() {
 fn confined(directory: &Path) {
     let elsewhere = tempfile::tempdir().unwrap();
     fs::write(elsewhere.path().join("secret"), "of another").unwrap();
-    assert!(confinement::enter(&BTreeSet::from([PathBuf::from(directory)])).is_empty());
+    assert!(confinement::enter(&BTreeSet::from([PathBuf::from(directory)]), &BTreeSet::new()).is_empty());
     let is_denied =
         |result: std::io::Result<()>| result.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
 

@@ -17,6 +17,8 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("config", 1, &["ftp"]),
     ("telemetry", 2, &["ftp", "config"]),
     ("proxy_protocol", 2, &["config"]),
+    // A client of its own, which knows nothing of the server's side.
+    ("probe", 2, &["config"]),
     ("tls", 3, &["ftp", "config", "telemetry"]),
     ("sftp", 3, &["ftp", "config", "telemetry"]),
     ("ssh", 3, &["ftp", "config", "telemetry", "sftp"]),
@@ -61,7 +63,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
         ],
     ),
     // `hash-password` makes what `identity` checks.
-    ("cli", 10, &["app", "config", "command", "demo", "identity"]),
+    ("cli", 10, &["app", "config", "command", "demo", "identity", "probe"]),
     ("main", 11, &["app", "config", "command", "demo", "cli"]),
 ];
 
@@ -83,7 +85,7 @@ const FENCES: &[Fence] = &[
     Fence { crates: &["russh", "russh_sftp"], side: Side::Only(&["ssh", "demo"]) },
     Fence {
         crates: &["rustls", "tokio_rustls", "rustls_pki_types"],
-        side: Side::Only(&["tls", "control/stream.rs", "transfer/data_connection.rs"]),
+        side: Side::Only(&["tls", "control/stream.rs", "transfer/data_connection.rs", "probe"]),
     },
     Fence { crates: &["serde_yaml", "yaml_serde"], side: Side::Only(&["config/load.rs"]) },
     Fence { crates: &["metrics", "metrics_exporter_prometheus"], side: Side::Only(&["telemetry", "admin"]) },

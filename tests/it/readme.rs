@@ -7,16 +7,12 @@ use ftps2sftp::cli::Arguments;
 use ftps2sftp::command::spec;
 use ftps2sftp::config::load_text;
 use ftps2sftp::telemetry::metrics::TABLE;
-use serde_json::{Value, json};
 
 const README: &str = include_str!("../../README.md");
 
 /// Every file that an example of the README names, relative to its configuration.
 const FILES: [&str; 7] =
     ["tls.crt", "tls.key", "known_hosts", "acme_ed25519", "acme_passphrase", "client_ca.pem", "client_crl.pem"];
-
-/// An argon2id hash of a password that nobody knows.
-const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$gXF06bnyQu2/HyTqnjtFjw$GufRKxqEX6FYxHz5h4ocqVbYqhs4ye4MmSNeK76RDFU";
 
 #[test]
 fn the_command_table_is_the_programs_own() {
@@ -81,42 +77,6 @@ fn every_subcommand_in_the_text_exists_and_every_subcommand_is_in_the_text() {
 }
 
 #[test]
-fn keys_that_are_refused_for_now_are_refused() {
-    let folder = folder();
-    let rows = rows("refused");
-    assert!(!rows.is_empty(), "the table was not found");
-    for row in &rows {
-        let (key, value) = match row[0].split_once(": ") {
-            Some((key, value)) => (key, json!(value)),
-            None => (row[0].as_str(), json!(["nonsense"])),
-        };
-        let at = key.replace("[]", "[0]");
-        let problems = load_text(&with(key, value).to_string(), folder.path()).problems;
-        assert!(
-            problems.iter().any(|problem| problem.at == at && problem.what.contains("not supported yet")),
-            "{key}: {problems:#?}"
-        );
-    }
-}
-
-/// The decoder names what it does not support yet in one way, so its sources tell whether a table forgot a key.
-#[test]
-fn no_key_that_is_refused_for_now_is_forgotten() {
-    let mut decoded = Vec::new();
-    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/decode")).unwrap() {
-        let source: String = std::fs::read_to_string(entry.unwrap().path()).unwrap().split_whitespace().collect();
-        decoded
-            .extend(source.split("fields.not_yet(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()));
-    }
-    assert!(!decoded.is_empty(), "the sources were not found");
-    let mut told: Vec<String> =
-        rows("refused").iter().map(|row| row[0].rsplit('.').next().unwrap().to_owned()).collect();
-    decoded.sort();
-    told.sort();
-    assert_eq!(told, decoded);
-}
-
-#[test]
 fn every_metric_in_the_text_exists() {
     let mut seen = 0;
     for code in inline_code() {
@@ -162,49 +122,10 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-/// A configuration whose entries are called as the README calls them in key paths. JSON is YAML.
-fn minimal() -> Value {
-    json!({
-        "listeners": [{}],
-        "tls": { "certificates": [{ "certificate": "tls.crt", "key": "tls.key" }] },
-        "backends": { "NAME": { "address": "sftp.internal", "known_hosts": "known_hosts" } },
-        "users": {
-            "NAME": {
-                "backend": "NAME",
-                "password_hash": HASH,
-                "login": { "user": "acme-sftp", "private_key": "acme_ed25519" },
-            },
-        },
-    })
-}
-
-/// The same with one key set.
-fn with(key: &str, value: Value) -> Value {
-    let mut document = minimal();
-    let mut place = &mut document;
-    for segment in key.split('.') {
-        place = match segment.strip_suffix("[]") {
-            Some(list) => &mut place[list][0],
-            None => &mut place[segment],
-        };
-    }
-    *place = value;
-    document
-}
-
 /// What stands between `<!-- NAME -->` and `<!-- end of NAME -->`.
 fn between_markers(name: &str) -> &'static str {
     let (_, rest) = README.split_once(&format!("<!-- {name} -->")).unwrap_or_else(|| panic!("no marker {name}"));
     rest.split_once(&format!("<!-- end of {name} -->")).unwrap_or_else(|| panic!("no end of {name}")).0.trim()
-}
-
-/// The cells of a table between markers, without its head, and without the marks of code.
-fn rows(name: &str) -> Vec<Vec<String>> {
-    between_markers(name)
-        .lines()
-        .skip(2)
-        .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect())
-        .collect()
 }
 
 /// Fenced blocks of this language.

@@ -69,22 +69,6 @@ impl<'n> Fields<'n> {
         self.take(key).and_then(|cursor| decode(&cursor, report)).unwrap_or(default)
     }
 
-    /// A key of the contract whose capability does not exist yet: only its default is accepted.
-    pub(super) fn not_yet(
-        &mut self,
-        key: &'static str,
-        default: &str,
-        is_default: impl FnOnce(&Node) -> bool,
-        report: &mut Report,
-    ) {
-        if let Some(cursor) = self.take(key)
-            && !is_default(cursor.node)
-        {
-            let hint = format!("leave the key out, or keep its default: {default}");
-            cursor.wrong_with_hint("not supported yet", hint, report);
-        }
-    }
-
     /// The known key that was probably meant, and whether it is near. One that is there already is less likely.
     fn meant(&self, key: &str) -> Option<(&'static str, bool)> {
         let absent = self.known.iter().filter(|(_, is_there)| !is_there).map(|(known, _)| *known);
@@ -144,17 +128,4 @@ pub(super) fn is_null(node: &Node) -> bool {
 
 pub(super) fn is_empty_list(node: &Node) -> bool {
     matches!(node, Node::List(items) if items.is_empty())
-}
-
-pub(super) fn is_flag(flag: bool) -> impl Fn(&Node) -> bool {
-    move |node| match node {
-        Node::Flag(value) => *value == flag,
-        Node::Text(text) if text.is_replaced() => text.value() == Some(if flag { "true" } else { "false" }),
-        _ => is_broken(node),
-    }
-}
-
-/// Its reference did not resolve: that is the one mistake to report.
-fn is_broken(node: &Node) -> bool {
-    matches!(node, Node::Text(text) if text.value().is_none())
 }

@@ -46,9 +46,10 @@ pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> 
     let limits = process::limits(fields.take("limits"), report);
     let timeouts = process::timeouts(fields.take("timeouts"), report);
     let shutdown = process::shutdown(fields.take("shutdown"), report);
-    let admin = process::admin(fields.take("admin"), report);
+    let (admin, readiness_needs_backend) = process::admin(fields.take("admin"), report);
+    let metrics_per_user = process::metrics(fields.take("metrics"), report);
     let log = process::log(fields.take("log"), report);
-    process::audit(fields.take("audit"), report);
+    let audit = process::audit(fields.take("audit"), report);
     // Where these keys are wrong, that is the one mistake to report.
     let asks_certificates = tls.client_certificates.is_some()
         || report.problems.iter().any(|problem| problem.at.starts_with("tls.client_"));
@@ -72,6 +73,9 @@ pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> 
         timeouts,
         shutdown,
         admin,
+        readiness_needs_backend,
+        metrics_per_user,
+        audit,
         log,
     })
 }

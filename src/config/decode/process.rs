@@ -1,13 +1,14 @@
-//! What concerns the process as a whole: `limits`, `timeouts`, `shutdown`, `admin`, `log`, `audit`.
+//! What concerns the process as a whole: `limits`, `timeouts`, `shutdown`, `admin`, `metrics`, `log`, `audit`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::super::error::Problem;
 use super::super::raw::Node;
-use super::super::{Limits, Log, LogFormat, Shutdown, Timeouts, scalar};
+use super::super::{Audit, Limits, Log, LogFormat, Shutdown, Timeouts, scalar};
 use super::Report;
 use super::cursor::Cursor;
-use super::fields::{is_flag, is_null};
+use super::fields::is_null;
 
 /// Most sessions that can be asked for: each has two or more sockets, and a process about a million of them.
 const MAX_SESSIONS: u32 = 1_000_000;
@@ -23,6 +24,14 @@ const MIN_TRANSFER_WINDOW: usize = 256 * 1024;
 const MAX_TRANSFER_WINDOW: usize = 1024 * 1024 * 1024;
 /// Shortest deadline for something a client does: below it honest clients fail.
 const MIN_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Smallest size at which an audit file is moved away: a file for each record helps nobody.
+const MIN_AUDIT_SIZE: usize = 64 * 1024;
+/// Some hundred thousand records.
+const DEFAULT_AUDIT_SIZE: u64 = 100 * 1024 * 1024;
+const DEFAULT_AUDIT_FILES: u32 = 10;
+/// Most that can be asked for: each is renamed when one is moved away.
+const MAX_AUDIT_FILES: u32 = 1000;
 
 /// `limits`
 pub(super) fn limits(cursor: Option<Cursor<'_>>, report: &mut Report) -> Limits {
@@ -94,22 +103,30 @@ pub(super) fn shutdown(cursor: Option<Cursor<'_>>, report: &mut Report) -> Shutd
     shutdown
 }
 
-/// `admin`
-pub(super) fn admin(cursor: Option<Cursor<'_>>, report: &mut Report) -> Option<SocketAddr> {
+/// `admin`: its address, and whether readiness needs a backend.
+pub(super) fn admin(cursor: Option<Cursor<'_>>, report: &mut Report) -> (Option<SocketAddr>, bool) {
     let default = Some(SocketAddr::from(([127, 0, 0, 1], 9105)));
-    let Some(cursor) = cursor else { return default };
+    let Some(cursor) = cursor else { return (default, false) };
     if is_null(cursor.node) {
         cursor.wrong_with_hint("expected a mapping, found nothing", "`address: null` in it turns it off", report);
-        return default;
+        return (default, false);
     }
-    let Some(mut fields) = cursor.fields(report) else { return default };
+    let Some(mut fields) = cursor.fields(report) else { return (default, false) };
     let address = fields.or("address", default, report, |cursor, report| match cursor.node {
         Node::Null => Some(None),
         _ => cursor.parsed("an address such as 127.0.0.1:9105, or null", scalar::socket_address, report).map(Some),
     });
-    fields.not_yet("readiness_needs_backend", "false", is_flag(false), report);
+    let needs_backend = fields.or("readiness_needs_backend", false, report, |cursor, report| cursor.flag(report));
     fields.finish(report);
-    address
+    (address, needs_backend)
+}
+
+/// `metrics`: are last logins told for each user?
+pub(super) fn metrics(cursor: Option<Cursor<'_>>, report: &mut Report) -> bool {
+    let Some(mut fields) = cursor.and_then(|cursor| cursor.fields(report)) else { return false };
+    let per_user = fields.or("per_user", false, report, |cursor, report| cursor.flag(report));
+    fields.finish(report);
+    per_user
 }
 
 /// `log`
@@ -129,9 +146,23 @@ pub(super) fn log(cursor: Option<Cursor<'_>>, report: &mut Report) -> Log {
 }
 
 /// `audit`
-pub(super) fn audit(cursor: Option<Cursor<'_>>, report: &mut Report) {
-    let Some(mut fields) = cursor.and_then(|cursor| cursor.fields(report)) else { return };
-    fields.not_yet("path", "null: audit records go to the log", is_null, report);
-    fields.not_yet("xferlog", "null", is_null, report);
+pub(super) fn audit(cursor: Option<Cursor<'_>>, report: &mut Report) -> Audit {
+    let mut audit = Audit { max_size: Some(DEFAULT_AUDIT_SIZE), keep: DEFAULT_AUDIT_FILES, ..Audit::default() };
+    let Some(mut fields) = cursor.and_then(|cursor| cursor.fields(report)) else { return audit };
+    for (key, path) in [("path", &mut audit.path), ("xferlog", &mut audit.xferlog)] {
+        *path = fields.or(key, None, report, |cursor, report| match cursor.node {
+            Node::Null => Some(None),
+            _ => cursor.path("the path of a file, or null", report).map(Some),
+        });
+    }
+    if audit.path.is_some() && audit.path == audit.xferlog {
+        report.problem(Problem::new("audit.xferlog", "is the same file as `audit.path`").hint("give each its own"));
+    }
+    audit.max_size = fields.or("max_size", audit.max_size, report, |cursor, report| match cursor.node {
+        Node::Null => Some(None),
+        _ => cursor.size(MIN_AUDIT_SIZE, usize::MAX, report).map(|size| Some(size as u64)),
+    });
+    audit.keep = fields.or("keep", audit.keep, report, |cursor, report| cursor.count(MAX_AUDIT_FILES, report));
     fields.finish(report);
+    audit
 }

@@ -7,7 +7,7 @@
 pub mod attributes;
 pub mod extensions;
 pub mod frame;
-mod kind;
+pub(crate) mod kind;
 pub mod packet;
 mod reply;
 mod request;

@@ -30,7 +30,11 @@ pub enum Form {
 
 /// The fields of an event or span, each name once.
 #[derive(Debug, Default)]
-pub struct Fields(Vec<(&'static str, Value)>);
+pub struct Fields {
+    values: Vec<(&'static str, Value)>,
+    /// Longer than [`MAX_VALUE`] too.
+    whole: bool,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Value {
@@ -40,16 +44,27 @@ enum Value {
 }
 
 impl Fields {
+    /// Values of any length, escaped all the same: pathnames of audit records are whole.
+    pub fn unbounded() -> Self {
+        Self { values: Vec::new(), whole: true }
+    }
+
+    /// Sets one number with a fraction.
+    pub fn decimal(&mut self, name: &'static str, value: f64) {
+        self.set(name, Value::Literal(format!("{value:.6}")));
+    }
+
     /// Takes over what `other` has; its values win.
     pub fn merge(&mut self, other: &Fields) {
-        for (name, value) in &other.0 {
+        for (name, value) in &other.values {
             self.set(name, value.clone());
         }
     }
 
     /// Sets one text field.
     pub fn text(&mut self, name: &'static str, value: impl fmt::Display) {
-        self.set(name, Value::Text(bounded(format_args!("{value}"))));
+        let text = if self.whole { value.to_string() } else { bounded(format_args!("{value}")) };
+        self.set(name, Value::Text(text));
     }
 
     /// Sets one number.
@@ -58,9 +73,9 @@ impl Fields {
     }
 
     fn set(&mut self, name: &'static str, value: Value) {
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
+        match self.values.iter_mut().find(|(known, _)| *known == name) {
             Some((_, old)) => *old = value,
-            None => self.0.push((name, value)),
+            None => self.values.push((name, value)),
         }
     }
 }
@@ -132,7 +147,7 @@ fn json(line: &mut String, timestamp: &str, level: Level, target: &str, fields: 
     push_json_string(line, level.as_str());
     line.push_str(",\"target\":");
     push_json_string(line, target);
-    for (name, value) in &fields.0 {
+    for (name, value) in &fields.values {
         line.push(',');
         push_json_string(line, &shown_name(name));
         line.push(':');
@@ -148,11 +163,11 @@ fn text(line: &mut String, timestamp: &str, level: Level, fields: &Fields) {
     line.push_str(timestamp);
     // Writing into a `String` cannot fail.
     let _ = write!(line, " {:>5}", level.as_str());
-    if let Some((_, Value::Text(message))) = fields.0.iter().find(|(name, _)| *name == MESSAGE) {
+    if let Some((_, Value::Text(message))) = fields.values.iter().find(|(name, _)| *name == MESSAGE) {
         line.push(' ');
         push_escaped(line, message);
     }
-    for (name, value) in fields.0.iter().filter(|(name, _)| *name != MESSAGE) {
+    for (name, value) in fields.values.iter().filter(|(name, _)| *name != MESSAGE) {
         line.push(' ');
         line.push_str(name);
         line.push('=');
@@ -266,7 +281,7 @@ mod tests {
     fn a_later_value_of_a_field_replaces_the_earlier() {
         let mut fields = one("user.name", "old");
         fields.merge(&one("user.name", "new"));
-        assert_eq!(fields.0.len(), 1);
+        assert_eq!(fields.values.len(), 1);
         assert!(
             String::from_utf8(line(Form::Text, "now", Level::INFO, "t", &fields)).unwrap().contains("user.name=new")
         );

@@ -30,6 +30,8 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 pub struct Sink {
     queue: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
+    /// Told of each line, and whether it was dropped.
+    counts: Arc<dyn Fn(bool) + Send + Sync>,
 }
 
 /// Writes out what is queued when dropped.
@@ -40,15 +42,33 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
-/// Starts the thread that writes to `output`.
+/// Starts the thread that writes the log to `output`.
 ///
 /// # Errors
 ///
 /// The thread cannot be started.
 pub fn start(output: impl Write + Send + 'static, form: Form) -> std::io::Result<(Sink, Flush)> {
+    start_for(output, Some(form), |is_dropped| {
+        if is_dropped {
+            metrics::log_record_dropped();
+        }
+    })
+}
+
+/// The same for other records than the log's. Each is told to `counts`, and whether it was dropped; with a `form` the
+/// reader is told of those in a line of their own.
+///
+/// # Errors
+///
+/// The thread cannot be started.
+pub fn start_for(
+    output: impl Write + Send + 'static,
+    form: Option<Form>,
+    counts: impl Fn(bool) + Send + Sync + 'static,
+) -> std::io::Result<(Sink, Flush)> {
     let (queue, lines) = sync_channel(QUEUE);
     let dropped = Arc::new(AtomicU64::new(0));
-    let sink = Sink { queue: queue.clone(), dropped: Arc::clone(&dropped) };
+    let sink = Sink { queue: queue.clone(), dropped: Arc::clone(&dropped), counts: Arc::new(counts) };
     thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(output, form, &lines, &dropped))?;
     Ok((sink, Flush(queue)))
 }
@@ -57,12 +77,18 @@ impl Sink {
     /// Queues one line, or drops and counts it. Never waits.
     pub fn send(&self, line: Vec<u8>) {
         match self.queue.try_send(Message::Line(line)) {
-            Ok(()) => {}
+            Ok(()) => (self.counts)(false),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
-                metrics::log_record_dropped();
+                (self.counts)(true);
             }
         }
+    }
+}
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Sink")
     }
 }
 
@@ -83,7 +109,7 @@ impl Drop for Flush {
 }
 
 /// The thread: takes lines in order until every sender is gone.
-fn write_lines(mut output: impl Write, form: Form, lines: &Receiver<Message>, dropped: &AtomicU64) {
+fn write_lines(mut output: impl Write, form: Option<Form>, lines: &Receiver<Message>, dropped: &AtomicU64) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut waiting = Vec::new();
     while let Ok(first) = lines.recv() {
@@ -96,7 +122,9 @@ fn write_lines(mut output: impl Write, form: Form, lines: &Receiver<Message>, dr
             next = if batch.len() < BATCH { lines.try_recv().ok() } else { None };
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
-        if lost > 0 {
+        if lost > 0
+            && let Some(form) = form
+        {
             batch.extend_from_slice(&lost_line(form, lost));
         }
         // There is nowhere left to report that the log cannot be written.

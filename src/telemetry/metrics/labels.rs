@@ -367,3 +367,139 @@ label! {
         Sftp = "sftp",
     }
 }
+
+label! {
+    /// What an SFTP request asks for.
+    SftpOperation {
+        /// OPEN.
+        Open = "open",
+        /// CLOSE.
+        Close = "close",
+        /// READ.
+        Read = "read",
+        /// WRITE.
+        Write = "write",
+        /// STAT, LSTAT and FSTAT.
+        Stat = "stat",
+        /// SETSTAT and FSETSTAT.
+        Setstat = "setstat",
+        /// OPENDIR.
+        Opendir = "opendir",
+        /// READDIR.
+        Readdir = "readdir",
+        /// REMOVE.
+        Remove = "remove",
+        /// MKDIR.
+        Mkdir = "mkdir",
+        /// RMDIR.
+        Rmdir = "rmdir",
+        /// REALPATH.
+        Realpath = "realpath",
+        /// RENAME.
+        Rename = "rename",
+        /// READLINK.
+        Readlink = "readlink",
+        /// EXTENDED, such as posix-rename@openssh.com.
+        Extended = "extended",
+    }
+}
+
+label! {
+    /// How a backend answered an SFTP request.
+    SftpStatus {
+        /// As asked.
+        Ok = "ok",
+        /// There is no more of it.
+        Eof = "eof",
+        /// There is no such file.
+        NoSuchFile = "no_such_file",
+        /// It may not be done.
+        Denied = "denied",
+        /// It failed, and the server does not say why.
+        Failure = "failure",
+        /// The server cannot do it.
+        Unsupported = "unsupported",
+        /// Not at all: the session was lost before.
+        Lost = "lost",
+        /// Otherwise.
+        Other = "other",
+    }
+}
+
+label! {
+    /// What kind of work an SFTP request is.
+    RequestClass {
+        /// Names and attributes.
+        Meta = "meta",
+        /// File contents.
+        Data = "data",
+        /// Directories.
+        List = "list",
+    }
+}
+
+label! {
+    /// What an SSH connection to a backend is doing.
+    ConnectionState {
+        /// It is being made.
+        Connecting = "connecting",
+        /// It carries transfers.
+        Active = "active",
+        /// It carries none.
+        Idle = "idle",
+    }
+}
+
+label! {
+    /// How a session ended that was open when the gateway was told to stop.
+    DrainOutcome {
+        /// In its own time.
+        Clean = "clean",
+        /// It was ended.
+        Forced = "forced",
+    }
+}
+
+label! {
+    /// Where audit records go.
+    AuditSink {
+        /// The log.
+        Log = "log",
+        /// A file of JSON lines.
+        File = "file",
+        /// A file as wu-ftpd writes it.
+        Xferlog = "xferlog",
+    }
+}
+
+label! {
+    /// What became of an audit record.
+    AuditResult {
+        /// Written.
+        Ok = "ok",
+        /// Lost.
+        Dropped = "dropped",
+    }
+}
+
+label! {
+    /// What FTPS clients use that a move to SFTP has to take care of.
+    LegacyFeature {
+        /// TLS 1.2.
+        Tls12 = "tls12",
+        /// TLS from the first byte.
+        ImplicitTls = "implicit_tls",
+        /// PASV, and never EPSV.
+        PasvOnly = "pasv_only",
+        /// PORT or EPRT.
+        ActiveMode = "active_mode",
+        /// Transfers in TYPE A.
+        Ascii = "ascii",
+        /// Data connections that do not resume the session's TLS.
+        NoResumption = "no_resumption",
+        /// Names in another charset than UTF-8.
+        NonUtf8 = "non_utf8",
+        /// Logins in clear, which were refused.
+        PlainRefused = "plain_refused",
+    }
+}

@@ -3,9 +3,10 @@
 //! A new metric is a row here and a function in [`super`] that takes its labels as types.
 
 use super::labels::{
-    BackendConnectResult, Channel, CommandGroup, ConnectPhase, ConnectionResult, DataConnectionResult, DataMode,
-    Direction, HandshakeResult, LoginMethod, LoginResult, OfferedSuite, OfferedVersion, ReloadObject, ReloadResult,
-    ReplyClass, SessionState, Side, TlsRefusal, TlsVersion, TransferResult,
+    AuditResult, AuditSink, BackendConnectResult, Channel, CommandGroup, ConnectPhase, ConnectionResult,
+    ConnectionState, DataConnectionResult, DataMode, Direction, DrainOutcome, HandshakeResult, LegacyFeature,
+    LoginMethod, LoginResult, OfferedSuite, OfferedVersion, ReloadObject, ReloadResult, ReplyClass, RequestClass,
+    SessionState, SftpOperation, SftpStatus, Side, TlsRefusal, TlsVersion, TransferResult,
 };
 
 /// One metric.
@@ -66,6 +67,8 @@ pub enum Values {
     Backend,
     /// A verb of the command table, or `OTHER`.
     Verb,
+    /// The name of a configured user, as many as [`super::MAX_USERS`], where that is asked for.
+    User,
     /// A fact about the build.
     Build,
 }
@@ -111,6 +114,9 @@ const HANDSHAKE_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 const COMMAND_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const WAIT_SECONDS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0];
 const TRANSFER_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0];
+const FIRST_BYTE_SECONDS: &[f64] = &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const REQUEST_SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const LAG_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
 const CONNECT_SECONDS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// 1 KiB, 64 KiB, 1, 16 and 256 MiB, 1, 4 and 16 GiB.
 const TRANSFER_BYTES: &[f64] =
@@ -145,6 +151,8 @@ table! {
         "Control sessions open now, by what they are doing.",
         &[LISTENER, closed("state", SessionState::VALUES)],
     );
+    SESSIONS_LIMIT = gauge("ftps2sftp_sessions_limit", "Control sessions that may be open, on all listeners together.", &[LISTENER])
+        .once_known();
     SESSION_DURATION = histogram(
         "ftps2sftp_session_duration_seconds",
         "How long control sessions lasted.",
@@ -172,6 +180,12 @@ table! {
         &[CHANNEL],
         HANDSHAKE_SECONDS,
     );
+    CERTIFICATE_NOT_AFTER = gauge(
+        "ftps2sftp_tls_certificate_not_after_timestamp_seconds",
+        "When the first of the listener's certificates stops being valid.",
+        &[LISTENER],
+    )
+    .once_known();
     LOGINS = counter(
         "ftps2sftp_logins_total",
         "Login attempts, by method and how they ended.",
@@ -228,12 +242,34 @@ table! {
         &[DIRECTION],
         TRANSFER_BYTES,
     );
+    TRANSFER_FIRST_BYTE = histogram(
+        "ftps2sftp_transfer_first_byte_seconds",
+        "From the beginning of a transfer to the first byte on its data connection.",
+        &[DIRECTION],
+        FIRST_BYTE_SECONDS,
+    );
+    TRANSFER_STALLED = gauge(
+        "ftps2sftp_transfer_stalled",
+        "Transfers on which no byte has moved for a minute, by who is waited for.",
+        &[closed("side", Side::VALUES)],
+    );
     BACKEND_UP = gauge(
         "ftps2sftp_backend_up",
         "Whether the backend answered as an SFTP server when it was last used; absent before the first use.",
         &[BACKEND],
     )
     .once_known();
+    BACKEND_LAST_SUCCESS = gauge(
+        "ftps2sftp_backend_last_success_timestamp_seconds",
+        "When the backend last let somebody in, or stored or gave a file.",
+        &[BACKEND],
+    )
+    .once_known();
+    BACKEND_CONNECTIONS = gauge(
+        "ftps2sftp_backend_connections",
+        "SSH connections to the backend, by what they are doing.",
+        &[BACKEND, closed("state", ConnectionState::VALUES)],
+    );
     BACKEND_CONNECTS = counter(
         "ftps2sftp_backend_connects_total",
         "Attempts to open an SFTP session on a backend, by how they ended.",
@@ -245,10 +281,38 @@ table! {
         &[BACKEND, closed("phase", ConnectPhase::VALUES)],
         CONNECT_SECONDS,
     );
+    BACKEND_REQUESTS = counter(
+        "ftps2sftp_backend_requests_total",
+        "SFTP requests, by how the backend answered.",
+        &[BACKEND, closed("op", SftpOperation::VALUES), closed("status", SftpStatus::VALUES)],
+    )
+    .once_known();
+    BACKEND_REQUEST_DURATION = histogram(
+        "ftps2sftp_backend_request_duration_seconds",
+        "From an SFTP request to its answer; many are under way at a time.",
+        &[BACKEND, closed("class", RequestClass::VALUES)],
+        REQUEST_SECONDS,
+    );
+    BACKEND_REQUESTS_IN_FLIGHT = gauge(
+        "ftps2sftp_backend_requests_in_flight",
+        "SFTP requests that the backend has not answered.",
+        &[BACKEND],
+    );
     BACKEND_CIRCUIT_OPEN = gauge(
         "ftps2sftp_backend_circuit_open",
         "1 while logins fail at once because no address of the backend answered, again and again; else 0.",
         &[BACKEND],
+    );
+    RUNTIME_LAG = histogram(
+        "ftps2sftp_runtime_lag_seconds",
+        "How much later than asked for a task was woken: what the processor is short of.",
+        &[],
+        LAG_SECONDS,
+    );
+    DRAINED_SESSIONS = counter(
+        "ftps2sftp_drained_sessions_total",
+        "Sessions that were open when the gateway was told to stop, by how they ended.",
+        &[closed("outcome", DrainOutcome::VALUES)],
     );
     DRAINING = gauge("ftps2sftp_draining", "1 from the signal to stop on, else 0.", &[]);
     RELOADS = counter(
@@ -271,6 +335,22 @@ table! {
         "Names that a listing told as they are, because the client's charset does not have them.",
         &[],
     );
+    AUDIT_RECORDS = counter(
+        "ftps2sftp_audit_records_total",
+        "Audit records, by where they go and what became of them.",
+        &[closed("sink", AuditSink::VALUES), closed("result", AuditResult::VALUES)],
+    );
+    LEGACY_USE = counter(
+        "ftps2sftp_legacy_use_total",
+        "Sessions in which a client used what a move to SFTP has to take care of; of `no_resumption` data connections.",
+        &[closed("feature", LegacyFeature::VALUES)],
+    );
+    USER_LAST_LOGIN = gauge(
+        "ftps2sftp_user_last_login_timestamp_seconds",
+        "When a configured user last logged in; absent before the first time, and unless metrics.per_user is on.",
+        &[Label { name: "user", values: Values::User }],
+    )
+    .once_known();
     LOG_RECORDS_DROPPED = counter(
         "ftps2sftp_log_records_dropped_total",
         "Log records lost because the log was not read in time.",

@@ -65,6 +65,12 @@ pub(crate) struct Setup {
     pub(crate) ports: Option<u16>,
     /// `log.level`.
     pub(crate) level: Option<String>,
+    /// Further keys of `admin`.
+    pub(crate) admin: String,
+    /// Variables of its environment.
+    pub(crate) environment: Vec<(String, String)>,
+    /// A program with its arguments that becomes the gateway, whose own stand behind.
+    pub(crate) wrapper: Vec<String>,
 }
 
 impl Setup {
@@ -155,7 +161,7 @@ impl Gateway {
             "listeners:\n  - {{name: explicit, address: \"127.0.0.1:0\", tls: explicit, {listeners}}}\n  - {{name: \
              implicit, address: \"127.0.0.1:0\", tls: implicit, {listeners}}}\ntls:\n  certificates: [{{certificate: tls.crt, key: \
              tls.key}}{}]\n{}passive:\n  ports: {}-{}\n{}backends:\n{}users:\n{}admin: {{address: \
-             \"127.0.0.1:0\"}}\nlog: {{format: json, level: \"{}\"}}\n{limits}{}",
+             \"127.0.0.1:0\", {admin}}}\nlog: {{format: json, level: \"{}\"}}\n{limits}{}",
             setup.certificates,
             setup.tls,
             ports.start(),
@@ -166,11 +172,16 @@ impl Gateway {
             setup.level.as_deref().unwrap_or("debug"),
             setup.more,
             listeners = setup.listeners,
+            admin = setup.admin,
         );
         let file = directory.path().join("gateway.yaml");
         fs::write(&file, &configuration).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_ftps2sftp"))
+        let program = [env!("CARGO_BIN_EXE_ftps2sftp").to_owned()];
+        let mut words = setup.wrapper.iter().chain(&program);
+        let mut process = Command::new(words.next().unwrap())
+            .args(words)
             .args(["run", "--config"])
+            .envs(setup.environment.iter().cloned())
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

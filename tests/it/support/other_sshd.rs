@@ -1,4 +1,5 @@
-//! SSH servers that are not OpenSSH, with the user and password of [`super::sshd`]: Dropbear and ProFTPD's mod_sftp.
+//! SSH servers that are not OpenSSH, with the user and password of [`super::sshd`]: Dropbear, ProFTPD's mod_sftp
+//! and asyncssh.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -27,6 +28,27 @@ mount --bind "$1/shadow" /etc/shadow
 exec dropbear -F -E -m -P "$1/pid" -p "127.0.0.1:$2" -r "$1/dropbear_key"
 "#;
 
+/// asyncssh is a library: this is the server that its manual shows, with one user.
+const ASYNCSSH: &str = r#"
+import asyncio, asyncssh, os, sys
+directory, port, user, password = sys.argv[1:]
+os.chdir(directory + "/files")
+
+class Server(asyncssh.SSHServer):
+    def password_auth_supported(self):
+        return True
+    def validate_password(self, given_user, given_password):
+        return (given_user, given_password) == (user, password)
+
+async def serve():
+    server = await asyncssh.create_server(
+        Server, "127.0.0.1", int(port), server_host_keys=[directory + "/host_key"],
+        authorized_client_keys=directory + "/authorized_keys", sftp_factory=asyncssh.SFTPServer)
+    await server.wait_closed()
+
+asyncio.run(serve())
+"#;
+
 /// Which program it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -34,6 +56,8 @@ pub(crate) enum Kind {
     Dropbear,
     /// ProFTPD's mod_sftp, which has an SFTP server of its own.
     Proftpd,
+    /// asyncssh, which has one too.
+    Asyncssh,
 }
 
 /// A running server. Dropping it ends it; in a failed test it shows its log.
@@ -57,6 +81,7 @@ impl OtherSshd {
         let (mut command, host_key) = match kind {
             Kind::Dropbear => dropbear(directory.path(), port, &hash, key),
             Kind::Proftpd => proftpd(directory.path(), port, &hash, key),
+            Kind::Asyncssh => asyncssh(directory.path(), port, key),
         };
         chown(&files, Some(USER_ID), Some(USER_ID)).unwrap();
         let fingerprint = host_key.split(' ').nth(1).unwrap().to_owned();
@@ -177,5 +202,15 @@ fn proftpd(directory: &Path, port: u16, hash: &str, key: &Path) -> (Command, Str
     fs::write(path("proftpd.conf"), lines.join("\n") + "\n").unwrap();
     let mut command = Command::new("proftpd");
     command.arg("-n").arg("-c").arg(path("proftpd.conf"));
+    (command, fingerprint)
+}
+
+fn asyncssh(directory: &Path, port: u16, key: &Path) -> (Command, String) {
+    let host_key = directory.join("host_key");
+    run(Command::new("ssh-keygen").args(["-q", "-N", "", "-t", "ed25519", "-f"]).arg(&host_key));
+    let fingerprint = run(Command::new("ssh-keygen").arg("-lf").arg(&host_key));
+    fs::copy(key.with_extension("pub"), directory.join("authorized_keys")).unwrap();
+    let mut command = Command::new("python3");
+    command.arg("-c").arg(ASYNCSSH).arg(directory).args([&port.to_string(), USER, PASSWORD]);
     (command, fingerprint)
 }

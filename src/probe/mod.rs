@@ -1,0 +1,128 @@
+//! A small FTPS client: logs in, stores a file, reads it back, compares, lists, deletes. For `ftps2sftp probe`, which
+//! tells monitors and people whether a server works, this one or another.
+
+mod client;
+pub mod target;
+
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use client::Client;
+use target::Target;
+
+/// What a probe does.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// PEM file of the authorities that vouch for the server; `None`: those of the system.
+    pub authorities: Option<std::path::PathBuf>,
+    /// Whoever answers is believed. For tests only: the password goes to whoever is there.
+    pub insecure: bool,
+    /// Bytes of the file; `None`: nothing is stored, the login is all.
+    pub size: Option<usize>,
+    /// How long all of it may take.
+    pub limit: Duration,
+}
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {reason}")]
+pub struct Failed {
+    /// Which one.
+    pub step: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// How long each step took.
+#[derive(Debug, Default)]
+pub struct Passed(Vec<(&'static str, Duration)>);
+
+impl std::fmt::Display for Passed {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let steps: Vec<String> = self.0.iter().map(|(step, took)| format!("{step} {} ms", took.as_millis())).collect();
+        formatter.write_str(&steps.join(", "))
+    }
+}
+
+/// Goes through all steps.
+///
+/// # Errors
+/// The first step that fails. A file that was stored is removed where that is still possible.
+pub async fn run(target: &Target, options: &Options) -> Result<Passed, Failed> {
+    let mut passed = Passed::default();
+    let mut step = "connect";
+    let steps = go_through(target, options, &mut passed, &mut step);
+    match timeout(options.limit, steps).await {
+        Ok(Ok(())) => Ok(passed),
+        Ok(Err(reason)) => Err(Failed { step, reason: reason.to_string() }),
+        Err(_) => Err(Failed { step, reason: format!("not done within {} s", options.limit.as_secs()) }),
+    }
+}
+
+async fn go_through(
+    target: &Target,
+    options: &Options,
+    passed: &mut Passed,
+    step: &mut &'static str,
+) -> Result<(), client::Error> {
+    let mut began = Instant::now();
+    let mut next = |step: &mut &'static str, name| {
+        passed.0.push((*step, began.elapsed()));
+        (*step, began) = (name, Instant::now());
+    };
+    let mut client = Client::connect(target, options).await?;
+    next(step, "login");
+    client.log_in(target).await?;
+    if let Some(size) = options.size {
+        let name = format!("ftps2sftp-probe-{}-{}", std::process::id(), random());
+        let content = content(size);
+        next(step, "upload");
+        let stored = client.store(&name, &content).await;
+        let compared = async {
+            stored?;
+            next(step, "download");
+            let back = client.retrieve(&name).await?;
+            if back != content {
+                return Err(client::Error::Differs { sent: content.len(), received: back.len() });
+            }
+            next(step, "list");
+            if client.names().await?.iter().any(|listed| listed.rsplit('/').next() == Some(&name)) {
+                Ok(())
+            } else {
+                Err(client::Error::NotListed(name.clone()))
+            }
+        }
+        .await;
+        // Whatever went wrong, the next probe finds nothing of this one.
+        let deleted = client.command(&format!("DELE {name}"), &[250]).await;
+        compared?;
+        next(step, "delete");
+        deleted?;
+    }
+    next(step, "quit");
+    client.command("QUIT", &[221]).await?;
+    next(step, "");
+    Ok(())
+}
+
+/// Two probes at a time must not meet.
+fn random() -> String {
+    let mut bytes = [0; 6];
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Not the same at any two places, so that nothing that is cut or moved goes unnoticed.
+fn content(size: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes
+}
