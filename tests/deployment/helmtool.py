@@ -1,5 +1,6 @@
 """The one place that knows the Helm SDK: renders, lints and packages charts without a cluster."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -14,11 +15,16 @@ KUBERNETES = ["v1.27.0", "v1.29.0", "v1.37.0"]
 RefusedValues = (helm_python.HelmValuesError, helm_python.HelmRenderError)
 
 
+@functools.cache
+def load(chart):
+    """A chart as it was when it was first asked for."""
+    return helm_python.Chart.load(chart)
+
+
 def render_files(chart, values=None, kubernetes="v1.37.0", name="gateway", namespace="files"):
     """What each template of a chart renders to, as text. The version of Kubernetes has no public way in."""
-    with helm_python.Chart.load(chart) as loaded:
-        options = {"name": name, "namespace": namespace, "kube_version": kubernetes}
-        rendered = _native.call_string("helm_render", loaded._raw(), json.dumps(values or {}), json.dumps(options))
+    options = {"name": name, "namespace": namespace, "kube_version": kubernetes}
+    rendered = _native.call_string("helm_render", load(chart)._raw(), json.dumps(values or {}), json.dumps(options))
     return json.loads(rendered)
 
 
@@ -42,8 +48,7 @@ def lint(chart, values=None):
 
 def package(chart, destination):
     """The path of the packaged chart."""
-    with helm_python.Chart.load(chart) as loaded:
-        return Path(loaded.save(destination))
+    return Path(load(chart).save(destination))
 
 
 def update_dependencies(chart):
