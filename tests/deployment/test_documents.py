@@ -68,6 +68,6 @@ def test_yaml_is_written_well():
         if "templates" not in file.parts and "charts" not in file.parts
     ]
     assert len(files) > 30
-    rules = "{extends: default, rules: {line-length: {max: 240}, document-start: disable, comments: {min-spaces-from-content: 1}, braces: {max-spaces-inside: 0}}}"
+    rules = "{extends: default, rules: {line-length: {max: 240}, document-start: disable, comments: {min-spaces-from-content: 1}, comments-indentation: disable, braces: {max-spaces-inside: 0}}}"
     checked = subprocess.run(["yamllint", "--strict", "-d", rules, *files], check=False, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
