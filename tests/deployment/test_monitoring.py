@@ -175,3 +175,21 @@ def test_every_metric_is_shown_or_watched():
     text = RULES.read_text(encoding="utf-8") + DASHBOARD.read_text(encoding="utf-8")
     unused = [name for name in metric_table.metrics() if not re.search(rf"\b{name}(_bucket|_sum|_count)?\b", text)]
     assert unused == []
+
+
+def test_the_examples_are_accepted():
+    checked = promtool("check", "config", str(ROOT / "deploy/prometheus/prometheus.example.yaml"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    amtool = ["amtool", "check-config", ROOT / "deploy/prometheus/alertmanager.example.yaml"]
+    checked = subprocess.run(amtool, check=False, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize(("severity", "receiver"), [("page", "pages"), ("ticket", "tickets"), ("info", "digest")])
+def test_each_severity_goes_its_own_way(severity, receiver):
+    file = ROOT / "deploy/prometheus/alertmanager.example.yaml"
+    routed = subprocess.run(
+        ["amtool", "config", "routes", "test", f"--config.file={file}", f"severity={severity}"],
+        check=True, capture_output=True, text=True,
+    )
+    assert routed.stdout.strip() == receiver
