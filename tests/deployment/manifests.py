@@ -1,11 +1,15 @@
 """What is asked of any Kubernetes object that the project makes: schemas, and what schemas do not say."""
 
+import functools
 import re
 from collections import Counter
 
 import kubernetes_validate
 from cloudcoil.models.cert_manager import v1 as cert_manager
 from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
+
+# It would read definitions of some megabytes anew for each object.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 CUSTOM = {
     "Certificate": cert_manager.Certificate,
