@@ -1,0 +1,119 @@
+{{- /* Refuses values that render but cannot work, each with the way that does. What is merely misspelt the schema refuses. */}}
+
+{{- define "ftps2sftp.validate" -}}
+{{- $problems := list }}
+{{- $values := .Values }}
+{{- $passive := include "ftps2sftp.passive" . | fromYaml }}
+{{- $listeners := include "ftps2sftp.listeners" . | fromYamlArray }}
+
+{{- if and (eq $values.mode "single") (gt (int $values.replicas) 1) }}
+{{- $problems = append $problems (printf "replicas: %d gateways behind one Service cannot work: a client's data connection reaches another gateway than its control connection, whatever the session affinity. Set `mode: perPod`, which makes a Service for each pod, or `replicas: 1`." (int $values.replicas)) }}
+{{- end }}
+{{- if $values.service.sessionAffinity }}
+{{- $problems = append $problems "service.sessionAffinity: it holds for each port of a Service by itself, so it does not bring a client's data connection to the gateway of its control connection. Set `mode: perPod` for several gateways; one needs no affinity." }}
+{{- end }}
+{{- if and (eq $values.mode "perPod") (eq $values.service.type "NodePort") (gt (int $values.replicas) 1) }}
+{{- $problems = append $problems "service.type: NodePort with `mode: perPod` wants the same ports of every node for each pod. Set `service.type: LoadBalancer`, or `mode: hostNetwork`." }}
+{{- end }}
+{{- if and (eq $values.mode "hostNetwork") (ne $values.service.type "ClusterIP") }}
+{{- $problems = append $problems (printf "service.type: %s has no effect with `mode: hostNetwork`, where clients dial the nodes and there is no Service. Leave it out, or set `mode: single`." $values.service.type) }}
+{{- end }}
+{{- if and $values.perPod.hostname (ne $values.mode "perPod") }}
+{{- $problems = append $problems (printf "perPod.hostname: has no effect with `mode: %s`. Set `passive.address` to the name that clients dial, or `mode: perPod`." $values.mode) }}
+{{- end }}
+{{- if and $values.perPod.hostname (ne $values.passive.address "auto") }}
+{{- $problems = append $problems "passive.address: each pod announces its own `perPod.hostname`. Leave one of the two out." }}
+{{- end }}
+{{- if and $values.perPod.hostname (not (contains "POD" $values.perPod.hostname)) }}
+{{- $problems = append $problems "perPod.hostname: every pod would have the same name. Put POD where the pod's name belongs, such as POD.ftps.example.com." }}
+{{- end }}
+{{- if and (ne $values.service.type "ClusterIP") (eq $values.passive.address "auto") (not $values.passive.overrides) (not $values.perPod.hostname) (ne $values.mode "hostNetwork") }}
+{{- $problems = append $problems (printf "passive.address: with `service.type: %s` a gateway sees the pod's address, not the one that clients dial, and `auto` would announce it to them. Set the address or DNS name under which clients reach it%s." $values.service.type (ternary ", or `perPod.hostname`" "" (eq $values.mode "perPod"))) }}
+{{- end }}
+
+{{- if gt (int $passive.first) (int $passive.last) }}
+{{- $problems = append $problems (printf "passive.ports: %s ends before it begins. Write the lower port first." $values.passive.ports) }}
+{{- else if gt (sub (int $passive.last) (int $passive.first)) 999 }}
+{{- $problems = append $problems (printf "passive.ports: %s are more than a thousand, and a Service lists each one. With `passive.shared: true` some dozens serve thousands of clients." $values.passive.ports) }}
+{{- end }}
+{{- if or (lt (int $passive.first) 1024) (gt (int $passive.last) 65535) }}
+{{- $problems = append $problems (printf "passive.ports: %s must lie between 1024 and 65535." $values.passive.ports) }}
+{{- end }}
+{{- if not $listeners }}
+{{- $problems = append $problems "listeners: none is on, so nobody can connect. Set `listeners.explicit.enabled: true`." }}
+{{- end }}
+{{- range concat $listeners (list (dict "name" "metrics" "port" $values.metrics.port)) }}
+{{- if and (ge (int .port) (int $passive.first)) (le (int .port) (int $passive.last)) }}
+{{- $problems = append $problems (printf "passive.ports: port %d is that of `%s`. Choose a range without it." (int .port) .name) }}
+{{- end }}
+{{- end }}
+{{- $taken := dict }}
+{{- range concat $listeners (list (dict "name" "metrics" "port" $values.metrics.port)) }}
+{{- $key := printf "%d" (int .port) }}
+{{- if hasKey $taken $key }}
+{{- $problems = append $problems (printf "port %s is wanted by `%s` and by `%s`. Choose another for one of them." $key (get $taken $key) .name) }}
+{{- end }}
+{{- $_ := set $taken $key .name }}
+{{- end }}
+{{- if and (eq $values.service.type "NodePort") (or (lt (int $passive.first) 30000) (gt (int $passive.last) 32767)) }}
+{{- $problems = append $problems (printf "passive.ports: a node opens the ports that are announced, and a cluster gives out those between 30000 and 32767 only, not %s." $values.passive.ports) }}
+{{- end }}
+{{- $ports := add (len $listeners) (sub (int $passive.last) (int $passive.first)) 1 }}
+{{- if and (eq $values.service.type "LoadBalancer") (gt (int $ports) 50) (not $values.passive.manyPorts) }}
+{{- $problems = append $problems (printf "passive.ports: %d ports are more than many load balancers take (50). Narrow the range, or set `passive.manyPorts: true` if yours takes them." (int $ports)) }}
+{{- end }}
+
+{{- if and $values.tls.existingSecret $values.tls.certManager.enabled }}
+{{- $problems = append $problems "tls: either `existingSecret` or `certManager.enabled`, not both." }}
+{{- else if not (or $values.tls.existingSecret $values.tls.certManager.enabled) }}
+{{- $problems = append $problems "tls: there is no FTPS without a certificate. Set `tls.existingSecret` to a Secret of type kubernetes.io/tls, or turn on `tls.certManager`." }}
+{{- end }}
+{{- if and $values.tls.certManager.enabled (not (and $values.tls.certManager.issuerRef.name $values.tls.certManager.dnsNames)) }}
+{{- $problems = append $problems "tls.certManager: needs `issuerRef.name` and at least one of `dnsNames`, the names that clients dial." }}
+{{- end }}
+{{- if and (ne $values.tls.clientCertificates "off") (not $values.tls.clientCaSecret) }}
+{{- $problems = append $problems "tls.clientCaSecret: nothing says whose client certificates count. Name a Secret that has ca.crt." }}
+{{- end }}
+{{- if and (or (ne $values.proxyProtocol.control "off") (ne $values.proxyProtocol.data "off")) (not $values.proxyProtocol.trusted) }}
+{{- $problems = append $problems "proxyProtocol.trusted: nobody's PROXY header is believed. List the networks of your load balancer." }}
+{{- end }}
+
+{{- range $key := list "listeners" "passive" "shutdown" "trusted_proxies" }}
+{{- if hasKey $values.config $key }}
+{{- $problems = append $problems (printf "config.%s: the chart writes this part, so that ports agree everywhere. Use the value `%s`." $key (ternary "proxyProtocol.trusted" $key (eq $key "trusted_proxies"))) }}
+{{- end }}
+{{- end }}
+{{- if dig "admin" "address" "" $values.config }}
+{{- $problems = append $problems "config.admin.address: the probes and monitors must find it. Use the value `metrics.port`." }}
+{{- end }}
+{{- range $key := list "certificates" "client_certificates" "client_ca" "client_crl" }}
+{{- if hasKey ($values.config.tls | default dict) $key }}
+{{- $problems = append $problems (printf "config.tls.%s: the chart mounts the files. Use the value `tls`." $key) }}
+{{- end }}
+{{- end }}
+{{- if not $values.config.backends }}
+{{- $problems = append $problems "config.backends: says where files are; without one there is nothing to do. Such as {warehouse: {address: \"sftp.internal:22\"}}." }}
+{{- end }}
+{{- if not $values.config.users }}
+{{- $problems = append $problems "config.users: says who may log in; nobody could. Such as {\"*\": {backend: warehouse, login: passthrough}}." }}
+{{- end }}
+{{- range $name, $backend := $values.config.backends }}
+{{- if not (or $backend.known_hosts $backend.host_keys $values.knownHosts) }}
+{{- $problems = append $problems (printf "config.backends.%s: its host key is unknown, and no setting accepts any. Put what `ssh-keyscan` says, compared with the server's owner, into `knownHosts`, or fingerprints into its `host_keys`." $name) }}
+{{- end }}
+{{- end }}
+
+{{- $grace := add (int $values.shutdown.delaySeconds) (int $values.shutdown.drainSeconds) 20 }}
+{{- if $values.terminationGracePeriodSeconds }}
+{{- if lt (int $values.terminationGracePeriodSeconds) (int $grace) }}
+{{- $problems = append $problems (printf "terminationGracePeriodSeconds: %d is less than `shutdown` needs (%d), so transfers would be killed. Leave it out, or lower `shutdown.drainSeconds`." (int $values.terminationGracePeriodSeconds) (int $grace)) }}
+{{- end }}
+{{- end }}
+{{- if and (ne $values.service.externalTrafficPolicy "Local") (ne $values.service.type "ClusterIP") (dig "policy" "data_peer_check" true $values.config) }}
+{{- $problems = append $problems "service.externalTrafficPolicy: Cluster hides clients' addresses, so a data connection seems to come from elsewhere than its control connection. Set it to Local, or `config.policy.data_peer_check: false` (then with `data_tls_resumption: require`)." }}
+{{- end }}
+
+{{- if $problems }}
+{{- fail (printf "\n\nftps2sftp: these values cannot work:\n  - %s\n" (join "\n  - " $problems)) }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,298 @@
+"""The charts, rendered by the real Helm: that they make what they say, and refuse what cannot work."""
+
+import re
+from pathlib import Path
+
+import gateway
+import helmtool
+import manifests
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm/ftps2sftp"
+EXAMPLE = ROOT / "helm/examples/sidecar-app"
+WRONG = Path(__file__).parent / "wrong-values"
+VALUES = {file.stem.removesuffix("-values"): yaml.safe_load(file.read_text()) for file in sorted(CHART.glob("ci/*.yaml"))}
+
+
+def one(objects, kind, name=None):
+    """The only object of a kind (and name)."""
+    [found] = [made for made in objects if made["kind"] == kind and name in (None, made["metadata"]["name"])]
+    return found
+
+
+def own_config(objects):
+    return yaml.safe_load(one(objects, "ConfigMap", "gateway-ftps2sftp")["data"]["config.yaml"])
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_lint_finds_nothing(values):
+    assert helmtool.lint(CHART, VALUES[values]) == []
+
+
+@pytest.mark.parametrize("kubernetes", helmtool.KUBERNETES)
+@pytest.mark.parametrize("values", VALUES)
+def test_objects_fit_their_schemas(values, kubernetes):
+    for made in helmtool.render(CHART, VALUES[values], kubernetes=kubernetes):
+        manifests.against_schema(made, kubernetes)
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_objects_fit_each_other_and_the_restricted_standard(values):
+    objects = helmtool.render(CHART, VALUES[values])
+    assert list(manifests.problems(objects, is_host_network=values == "host-network")) == []
+
+
+def test_problems_of_objects_are_found():
+    objects = helmtool.render(CHART, VALUES["single"])
+    service = one(objects, "Service", "gateway-ftps2sftp")
+    service["spec"]["ports"][0]["targetPort"] = "explizit"
+    service["spec"]["sessionAffinity"] = "ClientIP"
+    one(objects, "Service", "gateway-ftps2sftp-pods")["spec"]["selector"] = {"app": "another"}
+    pod = one(objects, "StatefulSet")["spec"]["template"]["spec"]
+    pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = False
+    pod["containers"][0]["ports"][0]["containerPort"] = 21
+    pod["volumes"][0]["configMap"]["name"] = "another"
+    assert sorted(manifests.problems(objects)) == [
+        "gateway-ftps2sftp-pods: selects 0 workloads",
+        "gateway-ftps2sftp/ftps2sftp: readOnlyRootFilesystem is False",
+        "gateway-ftps2sftp: no ConfigMap another",
+        "gateway-ftps2sftp: no container has port explizit",
+        "gateway-ftps2sftp: port {'name': 'explicit', 'containerPort': 21}",
+        "gateway-ftps2sftp: session affinity",
+    ]
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_the_gateway_accepts_the_configuration(values, tmp_path):
+    objects = helmtool.render(CHART, VALUES[values])
+    made = one(objects, "ConfigMap", "gateway-ftps2sftp")
+    gateway.certificate(tmp_path / "tls")
+    gateway.ssh_key(tmp_path / "secrets/partners/acme")
+    authority = (tmp_path / "tls/tls.crt").read_text()
+    files = {
+        "/etc/ftps2sftp/known_hosts": made["data"]["known_hosts"],
+        "/client-ca/ca.crt": authority,
+        "/secrets/partners/acme.hash": gateway.run("openssl", "passwd", "-6", "secret").stdout,
+    }
+    container = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
+    pod = "gateway-ftps2sftp-0"
+    environment = {
+        entry["name"]: entry.get("value", pod).replace("$(POD_NAME)", pod) for entry in container.get("env", [])
+    }
+    said = gateway.check_configuration(made["data"]["config.yaml"], files, tmp_path, environment)
+    assert re.search(r"^configuration +ok .* is valid$", said, re.MULTILINE), said
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    for path in re.findall(r"(?<=[ :])/[\w/.-]+", made["data"]["config.yaml"]):
+        assert any(path.startswith(f"{folder}/") for folder in mounted), path
+
+
+@pytest.mark.parametrize("file", sorted(WRONG.glob("*.yaml")), ids=lambda file: file.stem)
+def test_values_that_cannot_work_are_refused_with_a_reason(file):
+    expected = file.with_suffix(".txt").read_text(encoding="utf-8").strip()
+    with pytest.raises(helmtool.RefusedValues) as refused:
+        helmtool.render(CHART, yaml.safe_load(file.read_text(encoding="utf-8")))
+    assert expected in str(refused.value)
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_one_value_says_which_ports_data_connections_have(values):
+    changed = VALUES[values] | {"passive": VALUES[values].get("passive", {}) | {"ports": "32000-32003"}}
+    objects = helmtool.render(CHART, changed)
+    expected = {32000, 32001, 32002, 32003}
+    assert own_config(objects)["passive"]["ports"] == "32000-32003"
+    [container] = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert {port["containerPort"] for port in container["ports"] if port["name"].startswith("passive")} == expected
+    for service in (made for made in objects if made["kind"] == "Service" and made["spec"].get("clusterIP") != "None"):
+        ports = [port for port in service["spec"]["ports"] if port["name"].startswith("passive")]
+        assert {port["port"] for port in ports} == expected
+        assert {port["targetPort"] for port in ports} == {f"passive-{port}" for port in expected}
+        if service["spec"]["type"] == "NodePort":
+            assert {port["nodePort"] for port in ports} == expected
+    for policy in (made for made in objects if made["kind"] == "NetworkPolicy"):
+        assert {"protocol": "TCP", "port": 32000, "endPort": 32003} in policy["spec"]["ingress"][0]["ports"]
+    assert not re.search(r"3004[0-9]|31015|40009", yaml.safe_dump(objects))
+
+
+def test_each_pod_has_a_service_and_a_name_of_its_own():
+    objects = helmtool.render(CHART, VALUES["per-pod"])
+    for number in range(3):
+        service = one(objects, "Service", f"gateway-ftps2sftp-{number}")
+        assert service["spec"]["selector"]["statefulset.kubernetes.io/pod-name"] == f"gateway-ftps2sftp-{number}"
+        annotations = service["metadata"]["annotations"]
+        assert annotations["external-dns.alpha.kubernetes.io/hostname"] == f"gateway-ftps2sftp-{number}.ftps.example.com"
+    assert one(objects, "Service", "gateway-ftps2sftp-1")["metadata"]["annotations"]["example.com/address"] == "192.0.2.2"
+    assert "gateway-ftps2sftp" not in [made["metadata"]["name"] for made in objects if made["kind"] == "Service"]
+    [container] = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert {"name": "PASSIVE_ADDRESS", "value": "$(POD_NAME).ftps.example.com"} in container["env"]
+    # The one is put into the other only if it stands before it.
+    assert [entry["name"] for entry in container["env"]] == ["POD_NAME", "PASSIVE_ADDRESS"]
+
+
+def test_gateways_on_nodes_have_no_service_and_keep_apart():
+    objects = helmtool.render(CHART, VALUES["host-network"])
+    services = [made for made in objects if made["kind"] == "Service"]
+    assert [service["spec"]["clusterIP"] for service in services] == ["None"]
+    pod = one(objects, "StatefulSet")["spec"]["template"]["spec"]
+    assert pod["hostNetwork"] is True
+    assert pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+
+
+@pytest.mark.parametrize(("values", "replicas"), [("single", 0), ("load-balancer", 0), ("per-pod", 1), ("host-network", 1)])
+def test_a_disruption_budget_is_for_more_than_one_pod(values, replicas):
+    objects = helmtool.render(CHART, VALUES[values])
+    assert len([made for made in objects if made["kind"] == "PodDisruptionBudget"]) == replicas
+
+
+def test_policies_let_out_to_name_servers_and_backends_only():
+    policy = one(helmtool.render(CHART, VALUES["load-balancer"]), "NetworkPolicy")["spec"]
+    assert [[port["port"] for port in rule["ports"]] for rule in policy["egress"]] == [[53, 53], [22, 2222]]
+    policy = one(helmtool.render(CHART, VALUES["per-pod"]), "NetworkPolicy")["spec"]
+    assert policy["egress"][1]["to"] == [{"ipBlock": {"cidr": "10.9.0.0/16"}}]
+    assert policy["ingress"][0]["from"][0] == {"ipBlock": {"cidr": "198.51.100.0/24"}}
+    metrics = policy["ingress"][1]
+    assert metrics["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_a_pod_is_not_killed_before_it_has_drained(values):
+    objects = helmtool.render(CHART, VALUES[values])
+    seconds = {key: int(value.removesuffix("s")) for key, value in own_config(objects)["shutdown"].items()}
+    grace = one(objects, "StatefulSet")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace >= seconds["delay"] + seconds["drain"] + 10
+
+
+def test_what_is_taken_over_while_it_runs_does_not_replace_pods():
+    def checksum(config):
+        objects = helmtool.render(CHART, VALUES["single"] | {"config": VALUES["single"]["config"] | config})
+        return one(objects, "StatefulSet")["spec"]["template"]["metadata"]["annotations"]["checksum/fixed-config"]
+
+    assert checksum({}) == checksum({"policy": {"umask": "077"}})
+    assert checksum({}) != checksum({"limits": {"sessions": 5}})
+
+
+def test_numbers_stay_whole():
+    objects = helmtool.render(CHART, VALUES["single"] | {"config": VALUES["single"]["config"] | {"limits": {"sessions": 1000000}}})
+    assert "sessions: 1000000" in one(objects, "ConfigMap")["data"]["config.yaml"]
+
+
+def test_the_rules_are_those_of_prometheus():
+    spec = one(helmtool.render(CHART, VALUES["per-pod"]), "PrometheusRule")["spec"]
+    expected = yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text(encoding="utf-8"))
+    for group in expected["groups"]:
+        group["rules"] = [rule for rule in group["rules"] if rule.get("alert") != "Ftps2sftpLegacyUseGone"]
+        for rule in group["rules"]:
+            if "alert" in rule:
+                rule["annotations"]["runbook_url"] = f"https://runbooks.example.com/ftps2sftp#{rule['alert'].lower()}"
+    assert spec == expected
+
+
+def test_the_dashboard_is_that_of_grafana():
+    made = one(helmtool.render(CHART, VALUES["per-pod"]), "ConfigMap", "gateway-ftps2sftp-dashboard")
+    assert made["data"]["ftps2sftp.json"] == (ROOT / "deploy/grafana/ftps2sftp.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("values", "kind"), [("per-pod", "PodMonitor"), ("host-network", "ServiceMonitor")])
+def test_monitors_look_at_a_port_that_there_is(values, kind):
+    objects = helmtool.render(CHART, VALUES[values])
+    spec = one(objects, kind)["spec"]
+    [endpoint] = spec.get("podMetricsEndpoints") or spec["endpoints"]
+    [container] = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert endpoint["port"] in [port["name"] for port in container["ports"]]
+    if kind == "ServiceMonitor":
+        wanted = spec["selector"]["matchLabels"].items()
+        services = [made for made in objects if made["kind"] == "Service"]
+        assert len([made for made in services if wanted <= made["metadata"]["labels"].items()]) == 1
+
+
+def test_the_image_is_that_of_the_chart_unless_a_digest_is_given():
+    [container] = one(helmtool.render(CHART, VALUES["single"]), "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert container["image"] == f"ftps2sftp:{version}"
+    assert f'version = "{version}"' in (ROOT / "Cargo.toml").read_text()
+    [container] = one(helmtool.render(CHART, VALUES["host-network"]), "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith("ftps2sftp@sha256:")
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_the_notes_tell_which_ports_to_open(values):
+    said = helmtool.notes(CHART, VALUES[values])
+    first, last = own_config(helmtool.render(CHART, VALUES[values]))["passive"]["ports"].split("-")
+    assert f"{first} to {last} for data" in said
+    assert "helm -n files test gateway" in said
+
+
+def test_probes_of_helm_test_are_those_of_the_image_itself():
+    objects = helmtool.render(CHART, VALUES["load-balancer"])
+    pods = [made for made in objects if made["kind"] == "Pod"]
+    assert [pod["spec"]["containers"][0]["args"] for pod in pods] == [
+        ["probe", "ftpes://gateway-ftps2sftp-pods:2121"],
+        ["probe", "ftps://gateway-ftps2sftp-pods:2990"],
+    ]
+    [container] = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {container["image"]}
+
+
+def test_the_packaged_chart_renders_the_same(tmp_path):
+    packaged = helmtool.package(CHART, tmp_path)
+    assert helmtool.render_files(packaged, VALUES["per-pod"]) == helmtool.render_files(CHART, VALUES["per-pod"])
+
+
+def test_an_old_kubernetes_is_refused_by_the_charts_constraint():
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"] == ">=1.27.0-0"
+    assert yaml.safe_load((EXAMPLE / "Chart.yaml").read_text())["kubeVersion"] == ">=1.29.0-0"
+
+
+# The library chart, in the chart of an application.
+
+
+@pytest.fixture(scope="module")
+def application():
+    helmtool.update_dependencies(EXAMPLE)
+    return helmtool.render(EXAMPLE)
+
+
+@pytest.mark.parametrize("kubernetes", ["v1.29.0", "v1.37.0"])
+def test_the_application_with_a_sidecar_fits_its_schemas(application, kubernetes):
+    for made in application:
+        manifests.against_schema(made, kubernetes)
+    assert list(manifests.problems(application)) == []
+
+
+def test_the_sidecar_is_ready_before_the_application_starts(application):
+    [sidecar] = one(application, "Deployment")["spec"]["template"]["spec"]["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["startupProbe"]["httpGet"]["path"] == "/startz"
+
+
+def test_the_sidecar_is_for_its_own_pod_alone(application):
+    config = yaml.safe_load(one(application, "ConfigMap")["data"]["config.yaml"])
+    assert {listener["address"].split(":")[0] for listener in config["listeners"]} == {"127.0.0.1"}
+    assert not [made for made in application if made["kind"] == "Service"]
+
+
+def test_the_gateway_accepts_the_configuration_of_the_sidecar(application, tmp_path):
+    made = one(application, "ConfigMap")
+    gateway.certificate(tmp_path / "tls")
+    gateway.ssh_key(tmp_path / "secrets/uploader-sftp/id_ed25519")
+    files = {
+        "/etc/ftps2sftp/known_hosts": made["data"]["known_hosts"],
+        "/secrets/uploader-sftp/password.hash": gateway.run("openssl", "passwd", "-6", "secret").stdout,
+    }
+    said = gateway.check_configuration(made["data"]["config.yaml"], files, tmp_path, {})
+    assert re.search(r"^configuration +ok .* is valid$", said, re.MULTILINE), said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tlsSecret": ""}, "ftps2sftp-lib.tlsSecret: there is no FTPS without a certificate."),
+        ({"config": {"users": None}}, "ftps2sftp-lib.config.users: is missing"),
+        ({"config": {"passive": {"ports": "1-2"}}}, "ftps2sftp-lib.config.passive: the library writes this part."),
+    ],
+)
+def test_the_library_refuses_what_cannot_work(application, change, message):
+    with pytest.raises(helmtool.RefusedValues) as refused:
+        helmtool.render(EXAMPLE, {"ftps2sftp-lib": change})
+    assert message in str(refused.value)

@@ -1,0 +1,98 @@
+"""The systemd units and the Debian package."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import gateway
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNITS = ROOT / "deploy/systemd"
+# Of ten, where ten is a process that may do everything. One step more than what the unit has.
+EXPOSURE = "17"
+# Lintian wants an address that can exist.
+PACKAGER = os.environ | {"DEBFULLNAME": "Packager", "DEBEMAIL": "packager@packages.debian.org"}
+
+
+def said_by(*command):
+    done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("package")
+    built = gateway.run(ROOT / "deploy/debian/build", gateway.binary(), folder, env=PACKAGER)
+    return Path(built.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def unpacked(package, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unpacked")
+    gateway.run("dpkg-deb", "--raw-extract", package, folder)
+    return folder
+
+
+def test_systemd_understands_the_units(unpacked, tmp_path):
+    for unit in ("ftps2sftp.service", "ftps2sftp.socket"):
+        text = (unpacked / "lib/systemd/system" / unit).read_text(encoding="utf-8")
+        (tmp_path / unit).write_text(text.replace("/usr/bin/ftps2sftp", f"{unpacked}/usr/bin/ftps2sftp"), encoding="utf-8")
+    code, said = said_by("systemd-analyze", "verify", "--man=no", tmp_path / "ftps2sftp.service", tmp_path / "ftps2sftp.socket")
+    # It also tells of other units of the machine, and a misspelt key does not change how it ends.
+    assert code == 0 and "ftps2sftp" not in said, said
+
+
+def test_a_misspelt_key_of_a_unit_is_found(tmp_path):
+    text = (UNITS / "ftps2sftp.service").read_text(encoding="utf-8").replace("/usr/bin/ftps2sftp", "/bin/true")
+    (tmp_path / "ftps2sftp.service").write_text(text.replace("ProtectClock", "ProtectClok"), encoding="utf-8")
+    _, said = said_by("systemd-analyze", "verify", "--man=no", tmp_path / "ftps2sftp.service")
+    assert "ProtectClok" in said and "ftps2sftp.service" in said
+
+
+def test_the_service_may_do_little():
+    code, said = said_by(
+        "systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", UNITS / "ftps2sftp.service"
+    )
+    assert code == 0, said
+
+
+def test_the_service_has_time_to_drain():
+    unit = (UNITS / "ftps2sftp.service").read_text(encoding="utf-8")
+    example = (ROOT / "deploy/config.example.yaml").read_text(encoding="utf-8")
+    minutes = int(re.search(r"TimeoutStopSec=(\d+)min", unit).group(1))
+    assert "delay: 0s" in example and "drain: 5m" in example
+    assert minutes > 5
+
+
+def test_the_user_is_one_that_sysusers_makes(tmp_path):
+    (tmp_path / "etc").mkdir()
+    gateway.run("systemd-sysusers", f"--root={tmp_path}", UNITS / "ftps2sftp.sysusers")
+    [line] = (tmp_path / "etc/passwd").read_text(encoding="utf-8").splitlines()
+    name, _, number, _, _, home, shell = line.split(":")
+    assert name == "ftps2sftp" and 0 < int(number) < 1000
+    assert (home, shell) == ("/", "/usr/sbin/nologin")
+    assert "User=ftps2sftp\n" in (UNITS / "ftps2sftp.service").read_text(encoding="utf-8")
+
+
+def test_lintian_finds_nothing(package):
+    # The man page has its own place in the sources, and comes with it.
+    code, said = said_by("lintian", "--fail-on", "error,warning", "--suppress-tags", "no-manual-page", "--allow-root", package)
+    assert code == 0 and said == "", said
+
+
+def test_the_same_binary_gives_the_same_package(package, tmp_path):
+    gateway.run(ROOT / "deploy/debian/build", gateway.binary(), tmp_path, env=PACKAGER)
+    assert (tmp_path / package.name).read_bytes() == package.read_bytes()
+
+
+def test_the_packaged_program_runs(unpacked):
+    version = gateway.run(unpacked / "usr/bin/ftps2sftp", "--version").stdout
+    control = (unpacked / "DEBIAN/control").read_text(encoding="utf-8")
+    assert version.split()[1] == re.search(r"^Version: (.*)$", control, re.MULTILINE).group(1)
+
+
+def test_scripts_of_the_package_are_shell(unpacked):
+    scripts = [unpacked / "DEBIAN" / name for name in ("postinst", "prerm", "postrm")]
+    gateway.run("shellcheck", *scripts)
