@@ -410,7 +410,7 @@ mod tests {
     #[tokio::test]
     async fn everything_else_is_refused() {
         let admin = admin().await;
-        for path in ["/", "/metrics/", "/livez/x", "/../metrics", "//metrics"] {
+        for path in ["/index.html", "/api/v1/", "/metrics/", "/livez/x", "/../metrics", "//metrics"] {
             assert_eq!(status(&admin.ask("GET", path).await), 404, "{path}");
         }
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "BREW"] {

@@ -21,8 +21,10 @@ use crate::config::{Audit, Loaded, Material};
 const LANDLOCK: ABI = ABI::V5;
 
 /// What is read besides the files of the configuration: how names are resolved (resolv.conf, nsswitch.conf and the
-/// libraries that it names), time zones, this process, and how many processors there are.
-const SYSTEM: [&str; 11] = [
+/// libraries that it names), time zones, this process, how many processors there are, and random numbers.
+const SYSTEM: [&str; 12] = [
+    // Random numbers of a program that is linked statically, which does not find getrandom(2) by name.
+    "/dev/urandom",
     "/etc",
     "/lib",
     "/lib64",

@@ -37,6 +37,9 @@ pub(super) struct Arguments {
     /// Only log in.
     #[arg(long, conflicts_with = "size")]
     login_only: bool,
+    /// Not even that: TLS and the greeting. The URL needs no user.
+    #[arg(long, conflicts_with_all = ["size", "login_only"])]
+    tls_only: bool,
     /// Seconds that all of it may take.
     #[arg(long, default_value_t = 30)]
     timeout: u32,
@@ -69,7 +72,8 @@ pub(super) fn main(arguments: &Arguments) -> ExitCode {
     let options = Options {
         authorities: arguments.ca.clone(),
         insecure: arguments.insecure,
-        size: (!arguments.login_only).then_some(arguments.size as usize),
+        login: !arguments.tls_only,
+        size: (!arguments.login_only && !arguments.tls_only).then_some(arguments.size as usize),
         limit: Duration::from_secs(arguments.timeout.into()),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

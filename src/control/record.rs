@@ -148,6 +148,10 @@ impl<'a> Recorder<'a> {
 
     /// A command that changes something got its reply.
     pub(super) fn changed(&self, row: &CommandSpec, argument: &[u8], directory: &[u8], code: u16) {
+        // SECURITY: S-17. Clients send passwords by SITE to servers that take them; none is known here.
+        let is_unknown = row.verb == "SITE" && !(200..300).contains(&code);
+        let argument =
+            if is_unknown { argument.split(|byte| *byte == b' ').next().unwrap_or_default() } else { argument };
         self.services.audit.change(self.subject(), row.verb, argument, directory, code);
         if self.services.audit.is_in_log() {
             info!(

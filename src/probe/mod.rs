@@ -18,6 +18,8 @@ pub struct Options {
     pub authorities: Option<std::path::PathBuf>,
     /// Whoever answers is believed. For tests only: the password goes to whoever is there.
     pub insecure: bool,
+    /// Log in; without it TLS and the greeting are all.
+    pub login: bool,
     /// Bytes of the file; `None`: nothing is stored, the login is all.
     pub size: Option<usize>,
     /// How long all of it may take.
@@ -72,8 +74,10 @@ async fn go_through(
         (*step, began) = (name, Instant::now());
     };
     let mut client = Client::connect(target, options).await?;
-    next(step, "login");
-    client.log_in(target).await?;
+    if options.login {
+        next(step, "login");
+        client.log_in(target).await?;
+    }
     if let Some(size) = options.size {
         let name = format!("ftps2sftp-probe-{}-{}", std::process::id(), random());
         let content = content(size);

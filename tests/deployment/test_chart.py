@@ -227,8 +227,8 @@ def test_probes_of_helm_test_are_those_of_the_image_itself():
     objects = helmtool.render(CHART, VALUES["load-balancer"])
     pods = [made for made in objects if made["kind"] == "Pod"]
     assert [pod["spec"]["containers"][0]["args"] for pod in pods] == [
-        ["probe", "ftpes://gateway-ftps2sftp-pods:2121"],
-        ["probe", "ftps://gateway-ftps2sftp-pods:2990"],
+        ["probe", "--tls-only", "--insecure", "ftpes://gateway-ftps2sftp-pods:2121"],
+        ["probe", "--tls-only", "--insecure", "ftps://gateway-ftps2sftp-pods:2990"],
     ]
     [container] = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"]
     assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {container["image"]}

@@ -178,7 +178,7 @@ fn each_mistake_is_named_with_its_key_path() {
         ("a: \0".into(), "", "NUL"),
         // Keys.
         (with("pasive: {}"), "pasive", "did you mean `passive`?"),
-        (with("metrics: {}"), "metrics", "unknown key"),
+        (with("telemetry: {}"), "telemetry", "unknown key"),
         (with("policy: {f_sync: true}"), "policy.f_sync", "did you mean `fsync`?"),
         (with("limits: {failed_logins: {perip: 1}}"), "limits.failed_logins.perip", "did you mean `per_ip`?"),
         (with("log: {level: info, level: debug}"), "log.level", "twice"),

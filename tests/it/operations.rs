@@ -238,6 +238,10 @@ async fn probe_goes_all_the_way_and_says_where_it_fails() {
     assert_eq!(names(&sshd.files()), Vec::<String>::new());
     let ran = program(&["probe", &implicit, "--ca", ca, "--login-only"]);
     assert!(ran.code == Some(0) && !ran.output.contains("upload"), "{ran:?}");
+    for (scheme, port) in [("ftps", gateway.implicit.port()), ("ftpes", gateway.explicit.port())] {
+        let ran = program(&["probe", &format!("{scheme}://localhost:{port}"), "--ca", ca, "--tls-only"]);
+        assert!(ran.code == Some(0) && !ran.output.contains("login"), "{ran:?}");
+    }
     let failed = |arguments: &[&str], words: &str| {
         let ran = program(&[&["probe"], arguments].concat());
         assert_eq!(ran.code, Some(1), "{arguments:?}: {ran:?}");

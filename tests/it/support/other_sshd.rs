@@ -210,7 +210,8 @@ fn asyncssh(directory: &Path, port: u16, key: &Path) -> (Command, String) {
     run(Command::new("ssh-keygen").args(["-q", "-N", "", "-t", "ed25519", "-f"]).arg(&host_key));
     let fingerprint = run(Command::new("ssh-keygen").arg("-lf").arg(&host_key));
     fs::copy(key.with_extension("pub"), directory.join("authorized_keys")).unwrap();
-    let mut command = Command::new("python3");
+    // Debian's own, which Debian's packages are for.
+    let mut command = Command::new("/usr/bin/python3");
     command.arg("-c").arg(ASYNCSSH).arg(directory).args([&port.to_string(), USER, PASSWORD]);
     (command, fingerprint)
 }
