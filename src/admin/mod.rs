@@ -16,6 +16,7 @@
 mod readiness;
 
 use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -182,6 +184,9 @@ impl Service {
             return response;
         }
         let verbose = request.uri().query().is_some_and(|query| query.split('&').any(is_verbose));
+        if (part.is_some() || path == "/") && !is_asked_directly(request) {
+            return plain(StatusCode::FORBIDDEN, "ask for it by address, or as localhost\n");
+        }
         if let Some(part) = part {
             return self.status(part);
         }
@@ -228,6 +233,15 @@ impl Service {
     }
 }
 
+/// SECURITY: a page elsewhere may give its own name this address (DNS rebinding), and its visitor's browser would read the
+/// status for it. It cannot make the browser ask for an address.
+fn is_asked_directly<Body>(request: &Request<Body>) -> bool {
+    let Some(host) = request.headers().get(HOST) else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = host.strip_prefix("localhost").is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
+    name || host.parse::<SocketAddr>().is_ok() || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+}
+
 /// SECURITY: what the page shows comes from clients. It is put there as text, and should that fail, no script but its own
 /// runs.
 fn page() -> Response<Full<Bytes>> {
@@ -269,8 +283,6 @@ fn respond(status: StatusCode, content_type: &'static str, text: impl Into<Bytes
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
@@ -308,7 +320,10 @@ mod tests {
         }
 
         async fn ask(&self, method: &str, target: &str) -> String {
-            self.say(format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes()).await
+            self.say(
+                format!("{method} {target} HTTP/1.1\r\nHost: localhost:9105\r\nConnection: close\r\n\r\n").as_bytes(),
+            )
+            .await
         }
     }
 
@@ -381,6 +396,27 @@ mod tests {
         assert_eq!(body(&admin.ask("GET", "/api/v1/sessions").await), "[{\"id\":7}]");
         assert_eq!(status(&admin.ask("GET", "/api/v1/version").await), 404);
         assert_eq!(status(&admin.ask("POST", "/api/v1/status").await), 405);
+    }
+
+    #[tokio::test]
+    async fn the_status_is_for_those_who_ask_by_address() {
+        let admin = admin().await;
+        for (host, code) in [
+            ("127.0.0.1:9105", 200),
+            ("[::1]:9105", 200),
+            ("[::1]", 200),
+            ("localhost", 200),
+            ("rebound.example", 403),
+            ("localhost.example", 403),
+            ("localhostile:9105", 403),
+        ] {
+            for path in ["/", "/api/v1/status"] {
+                let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+                assert_eq!(status(&admin.say(request.as_bytes()).await), code, "{host} {path}");
+            }
+            let request = format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            assert_eq!(status(&admin.say(request.as_bytes()).await), 200, "{host}");
+        }
     }
 
     #[tokio::test]

@@ -124,8 +124,12 @@ pub fn keep_memory_private() -> std::io::Result<()> {
 /// Where the files are that a configuration names, itself included.
 pub fn directories(file: &Path, loaded: &Loaded) -> BTreeSet<PathBuf> {
     let files = loaded.materials.iter().flat_map(Material::files).chain(loaded.references.iter().map(PathBuf::as_path));
+    folders(files.chain([file]))
+}
+
+fn folders<'a>(files: impl Iterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
     let mut directories = BTreeSet::new();
-    for file in files.chain([file]) {
+    for file in files {
         // A link among them leads to a file that may be elsewhere.
         for path in [file.canonicalize().ok(), Some(file.to_owned())].into_iter().flatten() {
             directories.insert(match path.parent() {
@@ -139,8 +143,7 @@ pub fn directories(file: &Path, loaded: &Loaded) -> BTreeSet<PathBuf> {
 
 /// Where the audit files are, which are written, moved away and made anew.
 pub fn written_directories(audit: &Audit) -> BTreeSet<PathBuf> {
-    let files = audit.path.iter().chain(&audit.xferlog);
-    files.filter_map(|file| file.parent()).map(Path::to_owned).collect()
+    folders(audit.path.iter().chain(&audit.xferlog).map(PathBuf::as_path))
 }
 
 /// From here on this thread, and those that it starts, read only below these directories and the system's, write only

@@ -17,6 +17,9 @@ use super::{FAILED, complain, complain_of, print};
 /// How long the gateway may take to read everything.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// What the gateway's process is called.
+const PROGRAM: &str = "ftps2sftp";
+
 /// How often it is asked meanwhile.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -65,6 +68,11 @@ fn reload(address: SocketAddr) -> io::Result<Value> {
     let before = looks(status.get("reload"));
     let process = status.get("process").and_then(Value::as_i64).and_then(|id| i32::try_from(id).ok());
     let process = process.and_then(Pid::from_raw).ok_or_else(|| io::Error::other("it does not tell its process"))?;
+    // SECURITY: whoever answers there may name any process.
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", process.as_raw_nonzero())).unwrap_or_default();
+    if name.trim_end() != PROGRAM {
+        return Err(io::Error::other(format!("the process it names is no {PROGRAM} here, so it gets no signal")));
+    }
     kill_process(process, Signal::HUP)?;
     let deadline = Instant::now() + LIMIT;
     loop {

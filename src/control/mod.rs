@@ -324,9 +324,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 match self.handle(row, argument, limit).await? {
                     Handled::Done(result) => result,
                     Handled::Aborted => Err(CommandError::Refused(426, "Aborted")),
-                    Handled::TookTooLong => {
-                        return self.close(&Reply::new(421, "The file server takes too long, closing")).await;
-                    }
+                    Handled::TookTooLong => Ok(Step::Close(Reply::new(421, "The file server takes too long, closing"))),
                 }
             }
             Err(refusal) => {

@@ -149,9 +149,9 @@ impl<'a> Recorder<'a> {
     /// A command that changes something got its reply.
     pub(super) fn changed(&self, row: &CommandSpec, argument: &[u8], directory: &[u8], code: u16) {
         // SECURITY: S-17. Clients send passwords by SITE to servers that take them; none is known here.
-        let is_unknown = row.verb == "SITE" && !(200..300).contains(&code);
-        let argument =
-            if is_unknown { argument.split(|byte| *byte == b' ').next().unwrap_or_default() } else { argument };
+        let word = argument.split(|byte| !byte.is_ascii_alphabetic()).next().unwrap_or_default();
+        let is_known = row.verb != "SITE" || KNOWN_SITE.iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes()));
+        let argument = if is_known { argument } else { word };
         self.services.audit.change(self.subject(), row.verb, argument, directory, code);
         if self.services.audit.is_in_log() {
             info!(
@@ -315,6 +315,9 @@ impl<'a> Recorder<'a> {
         debug!(logged_in, reason = %ended, "session ended");
     }
 }
+
+/// SITE commands whose arguments are recorded.
+const KNOWN_SITE: [&str; 5] = ["CHMOD", "UTIME", "UMASK", "IDLE", "HELP"];
 
 /// A transfer that begins.
 #[derive(Debug)]

@@ -26,6 +26,9 @@ const SYSTEM_AUTHORITIES: [&str; 3] =
 /// The longest line of a reply that is read; servers send some hundred bytes.
 const MAX_LINE: u64 = 8 * 1024;
 
+/// The longest listing that is read: some hundred thousand names.
+const MAX_LISTING: u64 = 16 * 1024 * 1024;
+
 /// Lines of one reply.
 const MAX_LINES: usize = 1000;
 
@@ -111,21 +114,21 @@ impl Client {
     }
 
     /// RETR.
-    pub(super) async fn retrieve(&mut self, name: &str) -> Result<Vec<u8>, Error> {
-        self.receive(&format!("RETR {name}")).await
+    pub(super) async fn retrieve(&mut self, name: &str, size: usize) -> Result<Vec<u8>, Error> {
+        self.receive(&format!("RETR {name}"), size as u64 + 1).await
     }
 
     /// NLST.
     pub(super) async fn names(&mut self) -> Result<Vec<String>, Error> {
-        let listing = self.receive("NLST").await?;
+        let listing = self.receive("NLST", MAX_LISTING).await?;
         Ok(String::from_utf8_lossy(&listing).lines().map(str::to_owned).collect())
     }
 
-    async fn receive(&mut self, command: &str) -> Result<Vec<u8>, Error> {
+    async fn receive(&mut self, command: &str, most: u64) -> Result<Vec<u8>, Error> {
         let mut data = self.open(command).await?;
         let mut content = Vec::new();
         // An end without close_notify is an error here, as a cut file looks the same.
-        data.read_to_end(&mut content).await?;
+        (&mut data).take(most).read_to_end(&mut content).await?;
         let _ = data.shutdown().await;
         drop(data);
         reply(&mut self.stream, &[226, 250]).await?;

@@ -86,7 +86,7 @@ async fn go_through(
         let compared = async {
             stored?;
             next(step, "download");
-            let back = client.retrieve(&name).await?;
+            let back = client.retrieve(&name, size).await?;
             if back != content {
                 return Err(client::Error::Differs { sent: content.len(), received: back.len() });
             }
@@ -98,7 +98,7 @@ async fn go_through(
             }
         }
         .await;
-        // Whatever went wrong, the next probe finds nothing of this one.
+        // Whatever went wrong, as long as the server still answers.
         let deleted = client.command(&format!("DELE {name}"), &[250]).await;
         compared?;
         next(step, "delete");

@@ -28,8 +28,9 @@ const PROOF_PATIENCE: Duration = Duration::from_secs(15);
 /// How long a client waits while a file that grew gets its length back. A loss is told within two seconds (F-1).
 const UNDO_PATIENCE: Duration = Duration::from_millis(1500);
 
-/// How long after an attempt that failed the next one is made meanwhile.
-const AGAIN: Duration = Duration::from_millis(50);
+/// How long after an attempt that failed the next one is made meanwhile, twice as long after each. Two within the patience
+/// of an undo: three failures would keep everybody from the backend for a while (the circuit).
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// How long the end of a session spends on sweeping.
 const SWEEPING_PATIENCE: Duration = Duration::from_secs(10);
@@ -176,10 +177,11 @@ impl BackendLink {
     /// When the backend cannot be reached again.
     pub async fn bulk(&mut self) -> Result<sftp::Session, ConnectError> {
         let sftp = self.sftp().await?;
-        let (Some(pool), Some(lane)) = (&self.pool, &mut self.lane) else { return Ok(sftp) };
+        let Some(lane) = &mut self.lane else { return Ok(sftp) };
         if lane.begin_transfer() {
             return Ok(sftp);
         }
+        let Some(pool) = &self.pool else { return Ok(sftp) };
         let other = pool.lane(true).await?;
         let sftp = other.sftp().clone();
         if let Some(crowded) = self.lane.replace(other) {
@@ -295,7 +297,7 @@ impl BackendLink {
         let to_watch = unsettled.to_watch();
         let (mut is_whole, mut is_settled) = (false, false);
         let settling = async {
-            let mut next = Some(unsettled);
+            let (mut next, mut pause) = (Some(unsettled), AGAIN);
             while let Some(unsettled) = next.take() {
                 next = match self.reconnect().await {
                     Ok(sftp) => match unsettled.settle(&sftp).await {
@@ -306,10 +308,13 @@ impl BackendLink {
                         }
                         Err(again) => again,
                     },
-                    Err(_) => Some(unsettled),
+                    Err(error) if error.is_of_the_address() => Some(unsettled),
+                    // Another time would be refused as well, and may count against the account.
+                    Err(_) => return,
                 };
                 // A connection that dies may still look alive, and a server that starts again refuses for a moment.
-                sleep(AGAIN).await;
+                sleep(pause).await;
+                pause *= 2;
             }
         };
         // What is known by then counts, whatever else is still to be done.

@@ -137,7 +137,7 @@ pub enum Phase {
 impl ConnectError {
     /// Might another address of the same backend do better? Not where a server has spoken: one that shows a wrong
     /// key or refuses a login is not to be evaded.
-    fn is_of_the_address(&self) -> bool {
+    pub fn is_of_the_address(&self) -> bool {
         match self {
             Self::Resolve { .. } | Self::Unreachable { .. } | Self::Lost(_) | Self::Paused { .. } => true,
             Self::TimedOut { phase } => matches!(phase, Phase::Tcp | Phase::KeyExchange),

@@ -80,7 +80,9 @@ pub(super) fn not_after(der: &[u8]) -> Option<i64> {
         _ => return None,
     };
     let time = jiff::civil::DateTime::strptime("%Y%m%d%H%M%SZ", text).ok()?;
-    Some(time.to_zoned_datetime(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second())
+    // "99991231235959Z" is for those that have no end, and later than what has a time zone.
+    let latest = jiff::Timestamp::MAX.as_second();
+    Some(time.to_zoned_datetime(jiff::tz::TimeZone::UTC).map_or(latest, |time| time.timestamp().as_second()))
 }
 
 /// Reads them; `None` where it is no certificate.

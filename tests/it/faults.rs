@@ -567,7 +567,7 @@ async fn a_server_that_refuses_for_a_moment_is_asked_again_before_the_client_is_
             let _ = scene.sftp().tree().remove(&at_home("file"));
         }
         scene.fault_at_next(request, 0, Then::DoneAndDisconnect);
-        scene.sshd.refuse(2);
+        scene.sshd.refuse(1);
         let what = format!("{user} {command} {request}");
         assert_eq!(client.store(command, &new).await.code, reply, "{what}");
         scene.heal();

@@ -16,13 +16,15 @@ pub(super) struct LogFile {
     size: u64,
     max_size: Option<u64>,
     keep: u32,
+    /// It could not be moved away or made anew, which was told.
+    is_stuck: bool,
 }
 
 impl LogFile {
     /// Opens it, to go on at its end. Beyond `max_size` bytes it becomes `….1`, what was that `….2`, up to `keep`.
     pub(super) fn open(path: &Path, max_size: Option<u64>, keep: u32) -> io::Result<Self> {
         let (file, size) = open(path)?;
-        Ok(Self { path: path.to_owned(), file, size, max_size, keep })
+        Ok(Self { path: path.to_owned(), file, size, max_size, keep, is_stuck: false })
     }
 
     /// Is the name still that of the open file?
@@ -35,6 +37,18 @@ impl LogFile {
         let mut name = self.path.as_os_str().to_owned();
         name.push(format!(".{number}"));
         PathBuf::from(name)
+    }
+
+    /// Moves it away where it is full, and makes it anew where it was moved.
+    fn renew(&mut self, more: u64) -> io::Result<()> {
+        let is_full = self.max_size.is_some_and(|most| self.size > 0 && self.size + more > most);
+        if is_full && self.is_in_place() {
+            self.rotate()?;
+        }
+        if !self.is_in_place() {
+            (self.file, self.size) = open(&self.path)?;
+        }
+        Ok(())
     }
 
     fn rotate(&self) -> io::Result<()> {
@@ -57,12 +71,13 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
 
 impl Write for LogFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let is_full = self.max_size.is_some_and(|most| self.size > 0 && self.size + bytes.len() as u64 > most);
-        if self.is_in_place() && is_full {
-            self.rotate()?;
-        }
-        if !self.is_in_place() {
-            (self.file, self.size) = open(&self.path)?;
+        // A record in a file that is too large is better than none.
+        match self.renew(bytes.len() as u64) {
+            Ok(()) => self.is_stuck = false,
+            Err(error) if !std::mem::replace(&mut self.is_stuck, true) => {
+                tracing::error!(path = %self.path.display(), exception.message = %error, "an audit file cannot be moved away");
+            }
+            Err(_) => {}
         }
         let written = self.file.write(bytes)?;
         self.size += written as u64;
@@ -95,6 +110,18 @@ mod tests {
         assert_eq!(read(&file.numbered(1)), "34567\n");
         assert_eq!(read(&file.numbered(2)), "23456\n");
         assert!(!file.numbered(3).exists());
+    }
+
+    #[test]
+    fn one_that_cannot_be_moved_away_is_written_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let mut file = LogFile::open(&path, Some(10), 1).unwrap();
+        fs::create_dir_all(file.numbered(1).join("in the way")).unwrap();
+        for line in ["12345678\n", "23456789\n"] {
+            file.write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(read(&path), "12345678\n23456789\n");
     }
 
     #[test]

@@ -30,9 +30,11 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 pub struct Sink {
     queue: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
-    /// Told of each line, and whether it was dropped.
-    counts: Arc<dyn Fn(bool) + Send + Sync>,
+    counts: Counts,
 }
+
+/// Told of each line, and whether it was lost: because the queue was full, or because it could not be written.
+type Counts = Arc<dyn Fn(bool) + Send + Sync>;
 
 /// Writes out what is queued when dropped.
 pub struct Flush(SyncSender<Message>);
@@ -55,8 +57,8 @@ pub fn start(output: impl Write + Send + 'static, form: Form) -> std::io::Result
     })
 }
 
-/// The same for other records than the log's. Each is told to `counts`, and whether it was dropped; with a `form` the
-/// reader is told of those in a line of their own.
+/// The same for other records than the log's. Each is told to `counts`, and whether it was lost; with a `form` the reader
+/// is told of those that found no room in a line of their own.
 ///
 /// # Errors
 ///
@@ -68,8 +70,11 @@ pub fn start_for(
 ) -> std::io::Result<(Sink, Flush)> {
     let (queue, lines) = sync_channel(QUEUE);
     let dropped = Arc::new(AtomicU64::new(0));
-    let sink = Sink { queue: queue.clone(), dropped: Arc::clone(&dropped), counts: Arc::new(counts) };
-    thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(output, form, &lines, &dropped))?;
+    let counts: Counts = Arc::new(counts);
+    let sink = Sink { queue: queue.clone(), dropped: Arc::clone(&dropped), counts: Arc::clone(&counts) };
+    thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || write_lines(output, form, &lines, &dropped, &counts))?;
     Ok((sink, Flush(queue)))
 }
 
@@ -77,7 +82,7 @@ impl Sink {
     /// Queues one line, or drops and counts it. Never waits.
     pub fn send(&self, line: Vec<u8>) {
         match self.queue.try_send(Message::Line(line)) {
-            Ok(()) => (self.counts)(false),
+            Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
                 (self.counts)(true);
@@ -109,14 +114,28 @@ impl Drop for Flush {
 }
 
 /// The thread: takes lines in order until every sender is gone.
-fn write_lines(mut output: impl Write, form: Option<Form>, lines: &Receiver<Message>, dropped: &AtomicU64) {
+fn write_lines(
+    mut output: impl Write,
+    form: Option<Form>,
+    lines: &Receiver<Message>,
+    dropped: &AtomicU64,
+    counts: &Counts,
+) {
     let mut batch = Vec::with_capacity(BATCH);
+    // The last batch ended within a line, perhaps.
+    let mut is_broken = false;
     let mut waiting = Vec::new();
     while let Ok(first) = lines.recv() {
-        let mut next = Some(first);
+        let (mut next, mut count) = (Some(first), 0);
+        if is_broken {
+            batch.push(b'\n');
+        }
         while let Some(message) = next {
             match message {
-                Message::Line(line) => batch.extend_from_slice(&line),
+                Message::Line(line) => {
+                    batch.extend_from_slice(&line);
+                    count += 1;
+                }
                 Message::Flush(done) => waiting.push(done),
             }
             next = if batch.len() < BATCH { lines.try_recv().ok() } else { None };
@@ -127,8 +146,9 @@ fn write_lines(mut output: impl Write, form: Option<Form>, lines: &Receiver<Mess
         {
             batch.extend_from_slice(&lost_line(form, lost));
         }
-        // There is nowhere left to report that the log cannot be written.
-        let _ = output.write_all(&batch).and_then(|()| output.flush());
+        // Where the log itself cannot be written there is nothing left to report it by but the count.
+        is_broken = output.write_all(&batch).and_then(|()| output.flush()).is_err();
+        (0..count).for_each(|_| counts(is_broken));
         batch.clear();
         for done in waiting.drain(..) {
             let _ = done.try_send(());

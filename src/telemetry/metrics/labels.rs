@@ -461,10 +461,8 @@ label! {
 }
 
 label! {
-    /// Where audit records go.
+    /// Where audit records go, besides the log.
     AuditSink {
-        /// The log.
-        Log = "log",
         /// A file of JSON lines.
         File = "file",
         /// A file as wu-ftpd writes it.
