@@ -23,6 +23,6 @@ pub(super) fn pages(folder: &Path) -> ExitCode {
 pub(super) fn completions(shell: Shell) -> ExitCode {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "ftps2sftp", &mut script);
-    print(&String::from_utf8_lossy(&script));
+    print(std::str::from_utf8(&script).unwrap_or_default());
     ExitCode::SUCCESS
 }

@@ -119,9 +119,9 @@ impl Client {
     }
 
     /// NLST.
-    pub(super) async fn names(&mut self) -> Result<Vec<String>, Error> {
+    pub(super) async fn names(&mut self) -> Result<Vec<Vec<u8>>, Error> {
         let listing = self.receive("NLST", MAX_LISTING).await?;
-        Ok(String::from_utf8_lossy(&listing).lines().map(str::to_owned).collect())
+        Ok(listing.split(|byte| *byte == b'\n').map(|line| line.trim_ascii_end().to_vec()).collect())
     }
 
     async fn receive(&mut self, command: &str, most: u64) -> Result<Vec<u8>, Error> {
@@ -183,7 +183,7 @@ async fn reply(stream: &mut (impl AsyncBufRead + Unpin), wanted: &[u16]) -> Resu
         if line.is_empty() {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        let line = line.trim_ascii_end().escape_ascii().to_string();
         let code = line.get(..3).and_then(|code| code.parse::<u16>().ok());
         let opening = *first.get_or_insert(code);
         let Some(code) = opening else { return Err(Error::NoReply(printable(&line))) };

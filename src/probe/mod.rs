@@ -91,7 +91,12 @@ async fn go_through(
                 return Err(client::Error::Differs { sent: content.len(), received: back.len() });
             }
             next(step, "list");
-            if client.names().await?.iter().any(|listed| listed.rsplit('/').next() == Some(&name)) {
+            if client
+                .names()
+                .await?
+                .iter()
+                .any(|listed| listed.rsplit(|byte| *byte == b'/').next() == Some(name.as_bytes()))
+            {
                 Ok(())
             } else {
                 Err(client::Error::NotListed(name.clone()))

@@ -49,7 +49,7 @@ pub struct SessionActivity {
 pub struct TransferActivity {
     /// Which way.
     pub kind: TransferKind,
-    /// The pathname as the client sees it, escaped.
+    /// The pathname as the client sees it; what is not UTF-8 is U+FFFD.
     pub path: String,
     /// When it began.
     pub since: Instant,
@@ -138,7 +138,7 @@ impl Present {
 
     /// A transfer begins.
     pub fn transfer_started(&self, kind: TransferKind, path: &[u8], progress: &Progress, size: Option<u64>) {
-        let path = bounded(&String::from_utf8_lossy(path));
+        let path = bounded(&shown(path));
         let transfer = TransferActivity { kind, path, since: Instant::now(), progress: progress.clone(), size };
         self.change(|session| session.transfer = Some(transfer));
     }
@@ -170,6 +170,17 @@ impl Drop for Present {
     fn drop(&mut self) {
         self.activity.lock().remove(&self.id);
     }
+}
+
+fn shown(path: &[u8]) -> String {
+    let mut text = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+    text
 }
 
 /// At most so long, and cut between two characters.

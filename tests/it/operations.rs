@@ -158,7 +158,7 @@ async fn the_status_tells_what_runs_and_what_went_wrong() {
     assert!(failure["what"].as_str().unwrap().starts_with("login failed"), "{failure}");
     drop((client, other));
     let deadline = Instant::now() + PATIENCE;
-    while status(&gateway).await["sessions"].as_array().unwrap().len() > 0 {
+    while !status(&gateway).await["sessions"].as_array().unwrap().is_empty() {
         assert!(Instant::now() < deadline, "sessions that have ended are told");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -268,7 +268,7 @@ fn told(socket: &UnixDatagram, wanted: &str) -> Vec<String> {
     let (mut all, mut buffer) = (Vec::new(), vec![0; 4096]);
     while !all.iter().any(|line: &String| line.starts_with(wanted)) {
         let count = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {wanted}: {error}, but {all:?}"));
-        all.extend(String::from_utf8_lossy(&buffer[..count]).lines().map(str::to_owned));
+        all.extend(std::str::from_utf8(&buffer[..count]).unwrap().lines().map(str::to_owned));
     }
     all
 }

@@ -30,11 +30,18 @@ pub(super) fn line(subject: &Subject<'_>, transfer: &Transfer<'_>, now: &ZonedDa
 
 /// Blanks and control characters become `_`, as the fields are told apart by blanks; what is not UTF-8 is replaced.
 fn word(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    if text.is_empty() {
+    if bytes.is_empty() {
         return "_".to_owned();
     }
-    text.chars().map(|letter| if letter.is_whitespace() || letter.is_control() { '_' } else { letter }).collect()
+    let mut word = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        let is_blank = |letter: char| letter.is_whitespace() || letter.is_control();
+        word.extend(chunk.valid().chars().map(|letter| if is_blank(letter) { '_' } else { letter }));
+        if !chunk.invalid().is_empty() {
+            word.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+    word
 }
 
 #[cfg(test)]
