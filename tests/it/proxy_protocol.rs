@@ -11,6 +11,7 @@ use tokio_rustls::rustls::version::TLS13;
 use crate::support::client::{Client, connector, latin1, server_name};
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::sshd::Sshd;
+use crate::support::transfer::eventually;
 
 /// How long anything may take that is only waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -157,8 +158,9 @@ async fn what_is_no_header_is_refused_and_counted_and_health_checks_are_no_news(
         count += 1.0;
         gateway.wait_for_metric(refused, count).await;
     }
+    // The log is written behind the count.
+    eventually("three are told of", || gateway.log().matches("connection refused: ").count() == 3).await;
     let log = gateway.log();
-    assert_eq!(log.matches("connection refused: ").count(), 3, "{log}");
     let is_news = |line: &str| line.contains("onnection") && (line.contains("\"WARN\"") || line.contains("\"ERROR\""));
     assert!(!log.lines().any(is_news), "{log}");
     // The proxy's own connections have its own address.
