@@ -301,12 +301,13 @@ impl BackendLink {
             while let Some(unsettled) = next.take() {
                 next = match self.reconnect().await {
                     Ok(sftp) => match unsettled.settle(&sftp).await {
-                        Ok(whole) => {
-                            (is_whole, is_settled) = (whole, true);
+                        Err(Some(again)) => Some(again),
+                        // There is nothing more to be found out.
+                        known => {
+                            (is_whole, is_settled) = (matches!(known, Ok(true)), known.is_ok());
                             self.put_right(&sftp).await;
                             return;
                         }
-                        Err(again) => again,
                     },
                     Err(error) if error.is_of_the_address() => Some(unsettled),
                     // Another time would be refused as well, and may count against the account.

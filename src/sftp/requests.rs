@@ -270,7 +270,7 @@ impl Turn<'_> {
         state.pending.insert(id, Asked { kind, at, waiter });
         state.queued += 1;
         self.permit.send(Outgoing { bytes, written });
-        drop(state);
+        // Under the lock: nobody hears of the answer before.
         if let Some(observer) = &self.shared.observer {
             observer.sent();
         }

@@ -72,7 +72,7 @@ impl Session {
         Self::start_observed(source, sink, request_timeout, None).await
     }
 
-    /// The same; `observer` is told of every request.
+    /// The same; `observer` is told of every request that somebody waits for.
     ///
     /// # Errors
     ///

@@ -57,8 +57,9 @@ const URI: u8 = 0x86;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// When it stops being valid, in seconds since 1970; `None` where it is no certificate.
-pub(super) fn not_after(der: &[u8]) -> Option<i64> {
+/// What is signed (§4.1.2), from the validity on: version (where it is not the first), serial number, signature, issuer,
+/// validity, subject, key, …
+fn behind_issuer(der: &[u8]) -> Option<&[u8]> {
     let (to_be_signed, _) = next(only(der, SEQUENCE)?)?;
     let mut rest = content(to_be_signed, SEQUENCE)?;
     if let Some((first, after)) = next(rest)
@@ -69,7 +70,13 @@ pub(super) fn not_after(der: &[u8]) -> Option<i64> {
     for _ in 0..3 {
         rest = next(rest)?.1;
     }
-    let (_not_before, rest) = next(content(next(rest)?.0, SEQUENCE)?)?;
+    Some(rest)
+}
+
+/// When it stops being valid, in seconds since 1970; `None` where it is no certificate.
+pub(super) fn not_after(der: &[u8]) -> Option<i64> {
+    let (validity, _) = next(behind_issuer(der)?)?;
+    let (_not_before, rest) = next(content(validity, SEQUENCE)?)?;
     let (not_after, _) = next(rest)?;
     let text = std::str::from_utf8(not_after.content).ok()?;
     let text = match not_after.tag {
@@ -87,18 +94,7 @@ pub(super) fn not_after(der: &[u8]) -> Option<i64> {
 
 /// Reads them; `None` where it is no certificate.
 pub(super) fn names(der: &[u8]) -> Option<CertificateNames> {
-    let certificate = only(der, SEQUENCE)?;
-    let (to_be_signed, _) = next(certificate)?;
-    let mut rest = content(to_be_signed, SEQUENCE)?;
-    // version (where it is not the first), serial number, signature, issuer, validity, subject, key, …
-    if let Some((first, after)) = next(rest)
-        && first.tag == VERSION
-    {
-        rest = after;
-    }
-    for _ in 0..4 {
-        rest = next(rest)?.1;
-    }
+    let (_validity, rest) = next(behind_issuer(der)?)?;
     let (distinguished_name, mut rest) = next(rest)?;
     let mut names =
         CertificateNames { subject: subject(content(distinguished_name, SEQUENCE)?), ..CertificateNames::default() };
