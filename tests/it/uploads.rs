@@ -313,10 +313,15 @@ async fn a_part_is_kept_over_the_loss_of_the_backend() {
     let mut client = log_in(&scene.gateway, KEEPER).await;
     let mut data = begin(&mut client, "STOR file").await;
     let writes = scene.sftp().record().count("WRITE");
-    scene.sftp().script().faults = vec![(When::Nth("WRITE", writes + 10), Then::Disconnect)];
-    let _ = data.write_all(&whole).await;
-    let mut rest = Vec::new();
-    let _ = data.read_to_end(&mut rest).await;
+    let (acknowledged, rest) = whole.split_at(1_000_000);
+    data.write_all(acknowledged).await.unwrap();
+    scene.sftp().until(|record| record.count("WRITE") > writes).await;
+    // What a loss overtakes is not acknowledged, and without an acknowledgement there is nothing to keep.
+    scene.gateway.wait_for_metric("ftps2sftp_backend_requests_in_flight{backend=\"files\"}", 0.0).await;
+    let writes = scene.sftp().record().count("WRITE");
+    scene.sftp().script().faults = vec![(When::Nth("WRITE", writes + 3), Then::Disconnect)];
+    let _ = data.write_all(rest).await;
+    let _ = data.read_to_end(&mut Vec::new()).await;
     client.expect(451).await;
     scene.sftp().script().faults.clear();
     let kept = size(&mut client, "file").await;
