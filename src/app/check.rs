@@ -1,15 +1,18 @@
 //! What can be found out before the first client comes: certificates, backends, host keys, logins, roots.
 
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::config::error::Problem;
 use crate::config::{Config, User};
 use crate::session::services::mapped_credentials;
 use crate::sftp;
 use crate::ssh::{ConnectError, Connection, Credentials, HostKeyError, Target};
+use crate::tls::ShownCertificate;
 
-use super::{StartError, login_keys, probe, targets};
+use super::{StartError, descriptors, login_keys, probe, server_tls, targets};
 
 /// How a finding is to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +45,51 @@ pub async fn examine(config: &Config, warnings: &[Problem], probe: bool) -> Vec<
     for warning in warnings {
         findings.add(&warning.at, State::Note, warning.what.clone());
     }
-    for pair in &config.tls.certificates {
-        findings.add("certificate", State::Ok, format!("{} and its key match", pair.certificate.display()));
+    if let Some(shortage) = descriptors::shortage(config, descriptors::raise()) {
+        findings.add("descriptors", State::Note, shortage);
     }
+    front(config, &mut findings);
     if let Err(error) = backends(config, &mut findings, probe).await {
         findings.add("backends", State::Failed, error.to_string());
     }
     findings.0
+}
+
+/// What clients will see.
+fn front(config: &Config, findings: &mut Findings) {
+    match server_tls(config) {
+        Ok(tls) => {
+            for (pair, shown) in config.tls.certificates.iter().zip(tls.certificates()) {
+                certificate(&pair.certificate, shown, findings);
+            }
+        }
+        Err(error) => findings.add("certificate", State::Failed, error.to_string()),
+    }
+    if let Some(clients) = &config.tls.client_certificates {
+        let asked = if clients.required { "required" } else { "optional" };
+        let revoked = match &clients.crl {
+            Some(list) => format!("revoked by {}", list.display()),
+            None => "without a list of what is revoked".to_owned(),
+        };
+        let about = format!("{asked}, signed by {}, {revoked}", clients.ca.display());
+        findings.add("client certificates", State::Ok, about);
+    }
+    let ports = &config.passive.ports;
+    let about = format!("{}, ports {} to {}", config.passive.address, ports.start(), ports.end());
+    findings.add("data connections", State::Ok, about);
+}
+
+fn certificate(file: &Path, shown: &ShownCertificate, findings: &mut Findings) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let days = (shown.not_after - i64::try_from(now).unwrap_or(i64::MAX)).div_euclid(24 * 60 * 60);
+    let about = format!("{} for {}", file.display(), shown.names.join(", "));
+    if days < 0 {
+        let hint =
+            "clients that look at it will refuse it; put a new one in its place, which is taken over while it runs";
+        findings.failed("certificate", &format!("{about} has expired"), hint);
+    } else {
+        findings.add("certificate", State::Ok, format!("{about}, its key matches, {days} days left"));
+    }
 }
 
 async fn backends(config: &Config, findings: &mut Findings, probe: bool) -> Result<(), StartError> {

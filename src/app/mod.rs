@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod confinement;
+pub mod descriptors;
 mod probe;
 mod reload;
 mod service_manager;
@@ -150,8 +151,8 @@ impl Process {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start(log: &config::Log) -> Result<Self, StartError> {
-        let guard = logging::install(log)?;
+    pub fn start(log: &config::Log, traces: &config::Traces) -> Result<Self, StartError> {
+        let guard = logging::install(log, traces)?;
         let signals = Shutdown::on_signals().map_err(StartError::Signals)?;
         Ok(Self { exposition: metrics::install()?, signals, _log: guard })
     }

@@ -47,7 +47,8 @@ pub(super) fn main(options: &Options) -> ExitCode {
 }
 
 async fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
-    let process = Process::start(&config::Log { format: config::LogFormat::Auto, level: "info".to_owned() })?;
+    let log = config::Log { format: config::LogFormat::Auto, level: "info".to_owned() };
+    let process = Process::start(&log, &config::Traces::default())?;
     // Kept to the end: both are removed when dropped.
     let (temporary, folder) = match &options.dir {
         Some(folder) => (None::<TempDir>, folder.clone()),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use tracing::warn;
 
 use crate::app::confinement::{self, Missing};
+use crate::app::descriptors;
 use crate::app::{Gateway, Process, StartError, check_materials, log_warnings};
 use crate::config::error::Problem;
 use crate::config::{self, Config};
@@ -20,12 +21,13 @@ pub(super) fn main(file: &Path) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return complain_of(file, &problems),
     };
+    let shortage = descriptors::shortage(&config, descriptors::raise());
     let missing = confinement::enter(&directories, &confinement::written_directories(&config.audit));
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(code) => return code,
     };
-    match runtime.block_on(serve(file, config, &warnings, &missing)) {
+    match runtime.block_on(serve(file, config, &warnings, &missing, shortage.as_deref())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("error: {error}"));
@@ -34,11 +36,20 @@ pub(super) fn main(file: &Path) -> ExitCode {
     }
 }
 
-async fn serve(file: &Path, config: Config, warnings: &[Problem], missing: &Missing) -> Result<(), StartError> {
-    let process = Process::start(&config.log)?;
+async fn serve(
+    file: &Path,
+    config: Config,
+    warnings: &[Problem],
+    missing: &Missing,
+    shortage: Option<&str>,
+) -> Result<(), StartError> {
+    let process = Process::start(&config.log, &config.traces)?;
     log_warnings(warnings);
     if !missing.is_empty() {
         warn!(%missing, "the process is less confined than it could be");
+    }
+    if let Some(shortage) = shortage {
+        warn!("{shortage}");
     }
     Gateway::bind(config)?.following(file).serve(process).await;
     Ok(())

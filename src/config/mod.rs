@@ -26,6 +26,7 @@ use crate::ftp::charset::Charset;
 use crate::ftp::digest::Algorithm;
 use crate::ftp::list;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -71,6 +72,8 @@ pub struct Config {
     pub audit: Audit,
     /// Log format and level.
     pub log: Log,
+    /// Where traces go.
+    pub traces: Traces,
 }
 
 /// `audit`
@@ -201,6 +204,16 @@ pub enum PassiveAddress {
     Fixed(IpAddr),
     /// What this name resolves to, asked again every now and then.
     Name(String),
+}
+
+impl fmt::Display for PassiveAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("at the address that the client dialled"),
+            Self::Fixed(address) => write!(formatter, "at {address}"),
+            Self::Name(name) => write!(formatter, "at what {name} resolves to"),
+        }
+    }
 }
 
 /// One SFTP server.
@@ -522,6 +535,13 @@ pub struct Shutdown {
     pub delay: Duration,
     /// Then let running transfers finish this long.
     pub drain: Duration,
+}
+
+/// `traces`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traces {
+    /// URL of an OpenTelemetry collector for OTLP over HTTP; `None`: no traces. Only where they were built in.
+    pub endpoint: Option<String>,
 }
 
 /// Log output.

@@ -269,6 +269,22 @@ pub(super) fn log_level(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
+/// Where a collector takes OTLP over HTTP: `http://collector:4318`, whose path is then `/v1/traces`, or with a path.
+pub(super) fn collector(text: &str) -> Result<String, Wrong> {
+    let url: hyper::Uri = text.parse().map_err(|_| Wrong::Form(Some("such as http://127.0.0.1:4318")))?;
+    match url.scheme_str() {
+        Some("http") => {}
+        Some("https") => {
+            return Err(Wrong::Value("asks for TLS", Some("send to a collector beside the gateway, which speaks TLS")));
+        }
+        _ => return Err(Wrong::Form(Some("such as http://127.0.0.1:4318"))),
+    }
+    Ok(match url.path() {
+        "" | "/" => format!("{}/v1/traces", text.trim_end_matches('/')),
+        _ => text.to_owned(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

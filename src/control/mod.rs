@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::debug;
+use tracing::{Instrument, Span, debug};
 
 use crate::command::admit::admit;
 use crate::command::failure::{self, Answer, CommandError};
@@ -113,9 +113,16 @@ pub struct Control<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
-    /// A connection that was just accepted.
-    pub fn new(stream: S, session: Session, slot: ConnectionSlot, services: &'a Services, shutdown: Shutdown) -> Self {
-        let recorder = Recorder::new(&session.front, services);
+    /// A connection that was just accepted, to be served in `span`.
+    pub fn new(
+        stream: S,
+        session: Session,
+        slot: ConnectionSlot,
+        services: &'a Services,
+        shutdown: Shutdown,
+        span: Span,
+    ) -> Self {
+        let recorder = Recorder::new(&session.front, services, span);
         Self {
             stream: ControlStream::Clear(stream),
             decoder: LineDecoder::new(),
@@ -171,8 +178,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
             match waiting {
                 Waiting::Line(line) => {
                     self.long_lines = 0;
+                    let span = record::command_span(&line);
                     // Boxed, so that a session that waits holds no room for the state of a command.
-                    Box::pin(self.command(&line)).await?;
+                    Box::pin(self.command(&line)).instrument(span).await?;
                     if self.session.logged_in().is_some() {
                         self.slot.logged_in();
                     }

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, info, warn};
+use tracing::field::Empty;
+use tracing::{Span, debug, info, trace_span, warn};
 
 use crate::command::Step;
 use crate::command::failure::{CommandError, LoginError};
-use crate::command::spec::{CommandSpec, Theme};
+use crate::command::spec::{self, CommandSpec, Theme};
 use crate::config::TlsMode;
 use crate::ftp::reply::Reply;
+use crate::ftp::request::Request;
 use crate::session::activity::Present;
 use crate::session::logged_in::ProofKind;
 use crate::session::services::Services;
@@ -35,6 +37,8 @@ pub(super) struct Recorder<'a> {
     present: Present,
     services: &'a Services,
     front: Arc<Front>,
+    /// Of the session, for what is known later.
+    span: Span,
     /// TLS of the control connection.
     tls: &'static str,
     /// The name and the backend of who logged in.
@@ -46,7 +50,8 @@ pub(super) struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    pub(super) fn new(front: &Arc<Front>, services: &'a Services) -> Self {
+    /// `span` is the session's.
+    pub(super) fn new(front: &Arc<Front>, services: &'a Services, span: Span) -> Self {
         let listener = &front.listener;
         let state = match listener.tls {
             TlsMode::Implicit => SessionState::Handshake,
@@ -57,6 +62,7 @@ impl<'a> Recorder<'a> {
             present: services.activity.enter(front.id, front.peer, &listener.name),
             services,
             front: Arc::clone(front),
+            span,
             tls: "",
             login: None,
             legacy: BTreeSet::new(),
@@ -143,6 +149,12 @@ impl<'a> Recorder<'a> {
             }
             None => metrics::command(metrics::UNKNOWN_VERB, CommandGroup::Other, code, elapsed),
         }
+        let span = Span::current();
+        span.record("reply_code", code);
+        // RFC 959 §4.2.1: 4yz and 5yz say that it was not done.
+        if code >= 400 {
+            span.record("otel.status_code", "ERROR");
+        }
         debug!(ftp.reply_code = code, "reply");
     }
 
@@ -217,7 +229,7 @@ impl<'a> Recorder<'a> {
                     users.logged_in(&state.user.name);
                 }
                 self.services.audit.login(self.subject(), method.as_str(), None);
-                tracing::Span::current().record("user", state.name.as_str());
+                self.span.record("user", state.name.as_str());
                 info!(
                     event.name = "ftps2sftp.login",
                     user.name = %state.name,
@@ -261,6 +273,10 @@ impl<'a> Recorder<'a> {
         let backend = self.login.as_ref().map_or("", |(_, backend)| backend);
         meter.ended(backend, result, outcome.client_bytes, outcome.backend_bytes);
         metrics::listed(outcome.hostile_names, outcome.unmapped_names);
+        let span = Span::current();
+        span.record("client_bytes", outcome.client_bytes);
+        span.record("backend_bytes", outcome.backend_bytes);
+        span.record("transfer_result", result.as_str());
         let direction = direction(transfer.kind);
         let path = transfer.subject.escape_ascii();
         if transfer.kind != TransferKind::Listing || outcome.result.is_err() {
@@ -314,6 +330,25 @@ impl<'a> Recorder<'a> {
         let logged_in = matches!(session.stage, Stage::LoggedIn(_));
         debug!(logged_in, reason = %ended, "session ended");
     }
+}
+
+/// What a trace tells of a command line; the log's records are its events.
+pub(super) fn command_span(line: &[u8]) -> Span {
+    // SECURITY: the verb, and of nothing that is none: a password may stand anywhere.
+    let verb = || {
+        let request = Request::parse(line).ok()?;
+        spec::find(request.verb.as_str()).map(|row| row.verb)
+    };
+    trace_span!(
+        "command",
+        otel.name = verb().unwrap_or(metrics::UNKNOWN_VERB),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        reply_code = Empty,
+        client_bytes = Empty,
+        backend_bytes = Empty,
+        transfer_result = Empty,
+    )
 }
 
 /// SITE commands whose arguments are recorded.

@@ -113,7 +113,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ControlStream<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Clear(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => {
+                let mut stream = Pin::new(stream);
+                let read = stream.as_mut().poll_read(context, buffer);
+                // What reading makes TLS answer (no_renegotiation, RFC 5246 §7.2.2) has to leave although nobody writes:
+                // the client waits for it.
+                if read.is_pending()
+                    && stream.get_ref().1.wants_write()
+                    && let Poll::Ready(Err(error)) = stream.poll_flush(context)
+                {
+                    return Poll::Ready(Err(error));
+                }
+                read
+            }
             Self::Cleared(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Broken => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }

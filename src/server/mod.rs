@@ -160,7 +160,7 @@ async fn serve(
         user = tracing::field::Empty
     );
     let front = Front::new(id, ends, local, listener, tls);
-    let control = Control::new(stream, Session::new(front), slot, &services, shutdown);
+    let control = Control::new(stream, Session::new(front), slot, &services, shutdown, span.clone());
     control.run().instrument(span).await;
 }
 

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Span, trace_span};
 
 use super::SftpError;
 use super::observer::Observer;
@@ -225,12 +227,13 @@ pub(super) struct Turn<'a> {
 impl Turn<'_> {
     /// Sends a request that has one reply.
     pub(super) fn send(self, request: Request) -> Result<Pending, SftpError> {
+        let span = trace_span!("request", otel.name = request.name(), otel.kind = "client", sftp.status = Empty);
         let (reply_sender, reply) = oneshot::channel();
         let (written_sender, written) = oneshot::channel();
         let shared = Arc::clone(self.shared);
         let waiter = Waiter::One(reply_sender);
         let id = self.enqueue(waiter, Some(written_sender), |id| Packet::Request { id, request }.encode())?;
-        Ok(Pending { id, shared, written: Some(written), written_at: None, reply: Some(reply) })
+        Ok(Pending { id, shared, written: Some(written), written_at: None, reply: Some(reply), span })
     }
 
     /// Sends one of many requests of a stream; its reply goes to `replies` under `key`.
@@ -286,6 +289,8 @@ pub(super) struct Pending {
     written: Option<oneshot::Receiver<Instant>>,
     written_at: Option<Instant>,
     reply: Option<oneshot::Receiver<Result<Reply, SftpError>>>,
+    /// From the moment it was sent until nobody asks for the reply any more.
+    span: Span,
 }
 
 impl Pending {
@@ -307,7 +312,18 @@ impl Pending {
         };
         let answer = timeout_at(deadline, reply).await.map_err(|_| SftpError::TimedOut)?;
         self.reply = None;
-        answer.unwrap_or_else(|_| Err(self.shared.loss()))
+        let answer = answer.unwrap_or_else(|_| Err(self.shared.loss()));
+        self.tell_trace(&answer);
+        answer
+    }
+
+    /// How it ended, for its trace.
+    fn tell_trace(&self, answer: &Result<Reply, SftpError>) {
+        match answer {
+            Ok(Reply::Status(status)) => self.span.record("sftp.status", tracing::field::display(status.code)),
+            Ok(reply) => self.span.record("sftp.status", reply.name()),
+            Err(error) => self.span.record("sftp.status", tracing::field::display(error)),
+        };
     }
 }
 

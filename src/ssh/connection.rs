@@ -9,6 +9,7 @@ use russh::{AlgorithmKind, ChannelOpenFailure, ChannelStream, Disconnect};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{Instrument, trace_span};
 
 use super::algorithms;
 use super::authenticate::{Credentials, Login};
@@ -50,8 +51,11 @@ impl Connection {
     /// # Errors
     /// When no address can be reached, the server is not the right one, or it refuses the login.
     pub async fn open(target: &Target, credentials: &Credentials) -> Result<Self, ConnectError> {
-        let (connection, deadline) = target.reach_any().await?;
-        connection.log_in(credentials, deadline).await
+        let opened = async {
+            let (connection, deadline) = target.reach_any().await?;
+            connection.log_in(credentials, deadline).await
+        };
+        opened.instrument(trace_span!("connect", otel.kind = "client", backend = target.backend().name)).await
     }
 
     /// Connects and checks the host key, but does not log in: is this the right server, and does it answer?
@@ -137,7 +141,8 @@ impl Connection {
     /// When the server gives no channel or no SFTP, or is gone.
     pub async fn open_sftp(&self) -> Result<sftp::Session, ConnectError> {
         let started = Instant::now();
-        let session = timeout(self.sftp_limit, self.start_sftp()).await;
+        let span = trace_span!("open_sftp", otel.kind = "client", backend = self.backend);
+        let session = timeout(self.sftp_limit, self.start_sftp().instrument(span)).await;
         let session = session.map_err(|_| ConnectError::TimedOut { phase: Phase::Sftp })??;
         metrics::backend_connect_phase(&self.backend, ConnectPhase::Sftp, started.elapsed());
         Ok(session)

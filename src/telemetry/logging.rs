@@ -19,6 +19,8 @@ use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
+#[cfg(feature = "otlp")]
+use super::traces::Traces;
 use crate::config;
 use record::{Fields, Form};
 use sink::{Flush, Sink};
@@ -34,26 +36,33 @@ pub enum LoggingError {
         /// What the parser said.
         source: ParseError,
     },
+    /// Traces could not be set up.
+    #[cfg(feature = "otlp")]
+    #[error("traces could not be set up: {0}")]
+    Traces(#[source] std::io::Error),
     /// The writer thread could not be started.
     #[error("the log writer could not be started")]
     Thread(#[from] std::io::Error),
 }
 
 /// Keeps the log of this process; dropping it writes out what is still queued, waiting a bounded time.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[must_use = "dropping the guard flushes the log"]
 pub struct LogGuard {
+    // Before the log, which is told where they cannot be delivered.
+    #[cfg(feature = "otlp")]
+    _traces: Option<Traces>,
     _flush: Option<Flush>,
 }
 
-/// Sends the log of the whole process to standard error from here on.
+/// Sends the log of the whole process to standard error from here on, and its traces where those go.
 ///
 /// A second call in one process changes nothing: the first one stands.
 ///
 /// # Errors
 ///
 /// A level that cannot be understood, or no thread for the writer.
-pub fn install(log: &config::Log) -> Result<LogGuard, LoggingError> {
+pub fn install(log: &config::Log, traces: &config::Traces) -> Result<LogGuard, LoggingError> {
     let filter = filter(&log.level)?;
     let form = match log.format {
         config::LogFormat::Text => Form::Text,
@@ -62,14 +71,24 @@ pub fn install(log: &config::Log) -> Result<LogGuard, LoggingError> {
         config::LogFormat::Auto => Form::Json,
     };
     if tracing::dispatcher::has_been_set() {
-        return Ok(LogGuard { _flush: None });
+        return Ok(LogGuard::default());
     }
     let (sink, flush) = sink::start(std::io::stderr(), form)?;
-    let subscriber = tracing_subscriber::registry().with(filter).with(RecordLayer::new(sink, form));
+    let subscriber = tracing_subscriber::registry().with(RecordLayer::new(sink, form).with_filter(filter));
+    #[cfg(feature = "otlp")]
+    let sent = traces.endpoint.as_deref().map(Traces::start).transpose().map_err(LoggingError::Traces)?;
+    #[cfg(feature = "otlp")]
+    let subscriber = subscriber.with(sent.as_ref().map(Traces::layer));
+    #[cfg(not(feature = "otlp"))]
+    let config::Traces { endpoint: _ } = traces;
     match tracing::subscriber::set_global_default(subscriber) {
-        Ok(()) => Ok(LogGuard { _flush: Some(flush) }),
+        Ok(()) => Ok(LogGuard {
+            #[cfg(feature = "otlp")]
+            _traces: sent,
+            _flush: Some(flush),
+        }),
         // Another thread was faster; its log stands.
-        Err(_) => Ok(LogGuard { _flush: None }),
+        Err(_) => Ok(LogGuard::default()),
     }
 }
 
@@ -206,8 +225,8 @@ mod tests {
     #[test]
     fn a_second_install_leaves_the_first_in_place() {
         let log = config::Log { format: config::LogFormat::Json, level: "error".to_owned() };
-        let first = install(&log).unwrap();
-        let second = install(&log).unwrap();
+        let first = install(&log, &config::Traces::default()).unwrap();
+        let second = install(&log, &config::Traces::default()).unwrap();
         assert!(second._flush.is_none());
         drop((first, second));
     }

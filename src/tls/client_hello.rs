@@ -5,7 +5,7 @@
 //! whether it is.
 
 /// The longest ClientHello that is read, in bytes on the wire: one full record. Some thousand are usual with large keys.
-const LONGEST: usize = 16 * 1024;
+pub const LONGEST: usize = 16 * 1024;
 
 /// Sessions looked at: clients offer one or two.
 const MOST_TICKETS: usize = 8;
@@ -56,8 +56,9 @@ pub enum Progress {
     Other,
 }
 
-/// Looks at what a client has sent so far.
+/// Looks at what a client has sent so far. What stands behind its first message changes nothing.
 pub fn read(bytes: &[u8]) -> Progress {
+    let bytes = bytes.get(..LONGEST).unwrap_or(bytes);
     let Some(message) = message(bytes) else { return Progress::Other };
     let Some((kind, length, body)) = header(&message) else { return partial(bytes) };
     if kind != CLIENT_HELLO || length > LONGEST {
@@ -73,10 +74,13 @@ fn partial(bytes: &[u8]) -> Progress {
     if bytes.len() < LONGEST { Progress::Partial } else { Progress::Other }
 }
 
-/// What the records hold so far, one after the other; `None` where they are no handshake.
+/// What the records hold so far, one after the other, until one message is there; `None` where they are no handshake.
 fn message(mut bytes: &[u8]) -> Option<Vec<u8>> {
     let mut message = Vec::new();
     while let Some((kind, rest)) = bytes.split_first() {
+        if header(&message).is_some_and(|(_, length, body)| body.len() >= length) {
+            break;
+        }
         if *kind != HANDSHAKE {
             return None;
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::support::campaign::{self, rounds};
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::sshd::Sshd;
@@ -54,6 +55,78 @@ async fn files_and_listings_come_and_go_over_connections_to_the_client() {
         // Good for one transfer, as a passive one.
         client.ask("RETR file", 425).await;
     }
+}
+
+/// S-1: whatever stands behind PORT and EPRT, it is taken only where it names the client's own address and a high port.
+#[tokio::test]
+async fn no_argument_of_port_or_eprt_names_anybody_but_the_client() {
+    const AT_ONCE: usize = 500;
+    let sshd = Sshd::start().await;
+    let mut setup = Setup::backend(&sshd).with_users(&sshd.files()).with("active: {enabled: true}\n");
+    setup.level = Some("warn,ftps2sftp::app=info".to_owned());
+    let gateway = Gateway::start(&setup);
+    let mut client = Client::logged_in(&gateway).await;
+    let mut random = campaign::random(1, usize::MAX);
+    let mut taken = 0;
+    for _ in 0..rounds(20_000, 1_000_000) / AT_ONCE {
+        let commands: Vec<String> = (0..AT_ONCE).map(|_| some_endpoint(&mut random)).collect();
+        client.send(commands.join("\r\n")).await;
+        for command in commands {
+            let reply = client.reply().await;
+            assert!([200, 501, 504, 522].contains(&reply.code), "{command}: {}", reply.text());
+            assert_eq!(reply.code == 200, names_the_client(&command), "{command}: {}", reply.text());
+            taken += u32::from(reply.code == 200);
+        }
+    }
+    assert!(taken > 100, "hardly any of them was right");
+    client.ask("NOOP", 200).await;
+}
+
+/// Exactly as RFC 959 §5.3.2 and RFC 2428 §2 write it, with 127.0.0.1 and a port from 1024.
+fn names_the_client(command: &str) -> bool {
+    let is_high = |port: &str| port.parse::<u16>().is_ok_and(|port| port >= 1024) && !port.starts_with(['+', '0']);
+    if let Some(port) = command.strip_prefix("PORT 127,0,0,1,") {
+        let bytes: Vec<_> = port.split(',').map(|number| number.parse::<u8>().ok()).collect();
+        return matches!(bytes.as_slice(), [Some(high), Some(_)] if *high >= 4);
+    }
+    let own = command.replace('!', "|");
+    own.strip_prefix("EPRT |1|127.0.0.1|").and_then(|rest| rest.strip_suffix('|')).is_some_and(is_high)
+}
+
+/// A command that is right, nearly right, or nonsense.
+fn some_endpoint(random: &mut impl Iterator<Item = usize>) -> String {
+    const ADDRESSES: [&str; 9] = [
+        "127.0.0.1",
+        "127.0.0.2",
+        "10.0.0.1",
+        "::1",
+        "::ffff:127.0.0.2",
+        "localhost",
+        "2130706433",
+        "0.0.0.0",
+        "127.1",
+    ];
+    const NUMBERS: [&str; 9] = ["0", "1", "3", "4", "22", "127", "255", "256", "-1"];
+    const PORTS: [&str; 8] = ["0", "22", "1023", "1024", "50000", "65535", "65536", "x"];
+    let mut pick = |bound: usize| random.next().unwrap() % bound;
+    if pick(2) == 0 {
+        let mut numbers: Vec<&str> = vec!["127", "0", "0", "1", "200", "1"];
+        for _ in 0..pick(3) {
+            let place = pick(numbers.len());
+            numbers[place] = NUMBERS[pick(NUMBERS.len())];
+        }
+        match pick(12) {
+            0 => numbers.truncate(pick(6)),
+            1 => numbers.push("1"),
+            _ => {}
+        }
+        return format!("PORT {}", numbers.join(","));
+    }
+    let family = ["1", "1", "1", "2", "3", ""][pick(6)];
+    let address = if pick(2) == 0 { "127.0.0.1" } else { ADDRESSES[pick(ADDRESSES.len())] };
+    let (port, delimiter) = (PORTS[pick(PORTS.len())], ["|", "|", "|", "|", "!", "||"][pick(6)]);
+    let end = if pick(10) == 0 { "" } else { delimiter };
+    format!("EPRT {delimiter}{family}{delimiter}{address}{delimiter}{port}{end}")
 }
 
 /// S-1.

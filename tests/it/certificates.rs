@@ -1,13 +1,14 @@
 //! Which of several server certificates a client is shown: by the name it asks for, then by what it can verify.
 
+use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use crate::support::authority::openssl;
+use crate::support::authority::{Authority, openssl};
 use crate::support::client::latin1;
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::real_clients::desk;
+use crate::support::real_clients::{desk, run};
 use crate::support::sshd::Sshd;
 
 /// Makes a certificate that is its own authority; an item for `tls.certificates`.
@@ -73,4 +74,33 @@ async fn tls_33_and_35_the_certificate_is_chosen_by_name_and_algorithm_and_host_
     let codes: Vec<&str> = said.lines().filter_map(|line| line.get(..4)).filter(|code| code.ends_with(' ')).collect();
     let codes: Vec<&str> = codes.into_iter().filter(|code| code[..3].parse::<u16>().is_ok()).collect();
     assert_eq!(codes, ["220 ", "504 ", "220 ", "221 "], "{said}");
+}
+
+/// A gateway that stops to listen because of a date helps nobody: clients that do not look at dates go on, and everybody
+/// else hears it from the certificate itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_62_an_expired_certificate_is_served_and_told() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let authority = Authority::new("Ours");
+    let extensions = "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n";
+    let dates = "-startdate 20200101000000Z -enddate 20210101000000Z";
+    let expired = authority.sign_with("/CN=localhost", extensions, dates);
+    assert_eq!(gateway.get("/readyz").await.0, 200);
+    fs::copy(&expired.key, gateway.directory().join("tls.key")).unwrap();
+    fs::copy(&expired.certificate, gateway.certificate()).unwrap();
+    gateway.signal("HUP");
+    // 2021-01-01T00:00:00Z
+    let not_after = "ftps2sftp_tls_certificate_not_after_timestamp_seconds{listener=\"implicit\"}";
+    gateway.wait_for_metric(not_after, 1_609_459_200.0).await;
+    let (code, told) = gateway.get("/readyz?verbose").await;
+    assert_eq!(code, 503);
+    assert!(told.contains("certificate"), "{told}");
+    let desk = desk();
+    for version in ["-tls1_2", "-tls1_3"] {
+        let said = connect(&gateway, desk.path(), &["-servername", "localhost", version], "QUIT\r\n");
+        assert!(said.contains("CN = localhost") && said.contains("221 "), "{said}");
+    }
+    let checked = run(Command::new(env!("CARGO_BIN_EXE_ftps2sftp")).arg("check").arg("--config").arg(gateway.file()));
+    assert!(checked.output.contains("has expired"), "{}", checked.output);
 }

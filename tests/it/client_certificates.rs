@@ -106,6 +106,20 @@ async fn tls_50_an_authority_without_a_list_and_a_list_out_of_date_let_nobody_in
 }
 
 #[tokio::test]
+async fn tls_50_an_authority_for_some_names_vouches_for_no_others() {
+    let sshd = Sshd::start().await;
+    let authority = Authority::with("Ours", "-addext nameConstraints=critical,permitted;DNS:partner.example");
+    let inside = authority.sign_also("/CN=a", "subjectAltName=DNS:scanner.partner.example");
+    let outside = authority.sign_also("/CN=a", "subjectAltName=DNS:scanner.bank.example");
+    let setup = Setup::backend(&sshd).with_users(&sshd.files());
+    let gateway = Gateway::start(&asking(setup, "required", &authority.certificate(), None));
+    for version in [&TLS12, &TLS13] {
+        assert!(come(&gateway, inside.connector(&gateway, version)).await.is_ok());
+        assert!(come(&gateway, outside.connector(&gateway, version)).await.is_err());
+    }
+}
+
+#[tokio::test]
 async fn tls_51_a_certificate_goes_with_its_own_user_and_no_other() {
     let sshd = Sshd::start().await;
     sshd.place_file("a", "content");

@@ -471,6 +471,32 @@ fn where_audit_records_go_and_when_their_files_are_moved_away() {
 }
 
 #[test]
+fn traces_go_where_a_collector_is_and_only_where_they_are_built_in() {
+    let folder = folder();
+    for (yaml, endpoint) in [
+        ("", None),
+        ("traces: {endpoint: null}", None),
+        ("traces: {endpoint: 'http://127.0.0.1:4318'}", Some("http://127.0.0.1:4318/v1/traces")),
+        ("traces: {endpoint: 'http://collector:4318/'}", Some("http://collector:4318/v1/traces")),
+        ("traces: {endpoint: 'http://[::1]/own'}", Some("http://[::1]/own")),
+    ] {
+        let loaded = load_text(&with(yaml), folder.path());
+        if cfg!(feature = "otlp") || endpoint.is_none() {
+            assert_eq!(told(&loaded.problems), "", "{yaml}");
+            assert_eq!(loaded.config.unwrap().traces.endpoint.as_deref(), endpoint);
+        } else {
+            assert!(told(&loaded.problems).contains("--features otlp"), "{}", told(&loaded.problems));
+        }
+    }
+    for wrong in ["https://collector:4318", "collector:4318", "ftp://collector", "http://me:secret@collector", "7"] {
+        let loaded = load_text(&with(&format!("traces: {{endpoint: '{wrong}'}}")), folder.path());
+        assert_eq!(loaded.problems.len(), 1, "{wrong}\n{}", told(&loaded.problems));
+        assert_eq!(loaded.problems[0].at, "traces.endpoint");
+        assert!(!told(&loaded.problems).contains("secret"), "{}", told(&loaded.problems));
+    }
+}
+
+#[test]
 fn five_mistakes_are_five_problems() {
     let folder = folder();
     let document = "

@@ -34,6 +34,11 @@ fn charsets() {
 }
 
 #[test]
+fn client_hello() {
+    replay("client_hello", targets::client_hello::run);
+}
+
+#[test]
 fn configuration() {
     replay("configuration", targets::configuration::run);
 }

@@ -89,6 +89,16 @@ const FENCES: &[Fence] = &[
     },
     Fence { crates: &["serde_yaml", "yaml_serde"], side: Side::Only(&["config/load.rs"]) },
     Fence { crates: &["metrics", "metrics_exporter_prometheus"], side: Side::Only(&["telemetry", "admin"]) },
+    Fence {
+        crates: &[
+            "opentelemetry",
+            "opentelemetry_http",
+            "opentelemetry_otlp",
+            "opentelemetry_sdk",
+            "tracing_opentelemetry",
+        ],
+        side: Side::Only(&["telemetry/traces.rs"]),
+    },
 ];
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, stream};
 use tokio::io::AsyncReadExt;
 use tokio::join;
 
+use crate::support::campaign::{self, rounds};
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::sshd::{Options, PASSWORD, Sshd, USER};
@@ -128,6 +130,62 @@ async fn every_failed_login_gets_the_same_bytes_and_only_after_the_floor() {
         assert_eq!(*answer, a);
     }
     assert_eq!((a.0.code, a.1.code), (331, 530));
+}
+
+/// S-7: each attempt is of its own name and address, so that none is put off for what others did.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_failed_login_does_not_tell_whether_there_is_such_a_user() {
+    const AT_A_TIME: usize = 60;
+    let each = rounds(90, 5000);
+    let sshd = Sshd::start().await;
+    let mut setup = Setup::backend(&sshd).with("limits: {sessions_per_ip: 10000}\n");
+    for number in 0..each {
+        setup = setup.with_user(&format!("known{number}"), "");
+    }
+    setup.level = Some("warn,ftps2sftp::app=info".to_owned());
+    let gateway = Gateway::start(&setup);
+    let attempt = |number: usize| {
+        let gateway = &gateway;
+        // One after the other, so that the machine's moods are the same for both.
+        let (kind, number) = (["known", "nobody"][number % 2], number / 2);
+        let [.., high, low] = u32::try_from(number + 1).unwrap().to_be_bytes();
+        let from = [127, if kind == "known" { 11 } else { 12 }, high, low];
+        async move {
+            let mut client = Client::implicit_from(gateway, from).await;
+            client.ask(format!("USER {kind}{number}"), 331).await;
+            let asked = Instant::now();
+            client.ask("PASS wrong", 530).await;
+            (kind, asked.elapsed().as_secs_f64())
+        }
+    };
+    let times: Vec<_> = stream::iter(0..2 * each).map(attempt).buffer_unordered(AT_A_TIME).collect().await;
+    let of = |wanted: &str| times.iter().filter(|(kind, _)| *kind == wanted).map(|(_, time)| *time).collect();
+    let (known, nobody): (Vec<f64>, Vec<f64>) = (of("known"), of("nobody"));
+    let probability = same_distribution(known, nobody);
+    assert!(probability > 0.01, "two samples of one distribution differ as much with a probability of {probability}");
+}
+
+/// The two-sample Kolmogorov-Smirnov test: how probable it is that two samples of one distribution differ as much as these
+/// (asymptotic, by the series of Smirnov 1948 with the correction of Stephens 1970).
+fn same_distribution(mut one: Vec<f64>, mut other: Vec<f64>) -> f64 {
+    let below = |sample: &[f64], bound: f64| sample.partition_point(|time| *time <= bound) as f64 / sample.len() as f64;
+    one.sort_by(f64::total_cmp);
+    other.sort_by(f64::total_cmp);
+    let apart = one.iter().chain(&other).map(|bound| (below(&one, *bound) - below(&other, *bound)).abs());
+    let apart = apart.fold(0.0, f64::max);
+    let size = (one.len() * other.len()) as f64 / (one.len() + other.len()) as f64;
+    let scaled = (size.sqrt() + 0.12 + 0.11 / size.sqrt()) * apart;
+    let term = |index: i32| (-1.0_f64).powi(index - 1) * (-2.0 * f64::from(index * index) * scaled * scaled).exp();
+    (2.0 * (1..=100).map(term).sum::<f64>()).clamp(0.0, 1.0)
+}
+
+#[test]
+fn two_samples_are_told_apart_only_where_they_differ() {
+    let sample = |seed: u64, offset: f64| -> Vec<f64> {
+        campaign::random(seed, 1_000_000).take(500).map(|number| number as f64 + offset).collect()
+    };
+    assert!(same_distribution(sample(1, 0.0), sample(2, 0.0)) > 0.01);
+    assert!(same_distribution(sample(1, 0.0), sample(2, 150_000.0)) < 0.001);
 }
 
 #[tokio::test]

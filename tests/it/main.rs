@@ -52,6 +52,8 @@ mod sftp_session;
 mod ssh;
 mod status_page;
 mod support;
+#[cfg(feature = "otlp")]
+mod traces;
 mod transfers;
 mod uploads;
 mod wrong_data_connections;

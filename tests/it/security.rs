@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,61 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The longest command line, line end included, in bytes.
 const MAX_LINE: usize = 4096 + 512;
+
+/// What openssl's client shows of a connection on which it is told to do this, one line each; a line of a single letter is
+/// an order to the client itself (`openssl-s_client(1)`, connected commands).
+async fn orders_to_openssl(gateway: &Gateway, version: &str, orders: &[&str]) -> String {
+    let mut client = tokio::process::Command::new("openssl")
+        .args(["s_client", version, "-msg", "-connect", &gateway.implicit.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut orders_to = client.stdin.take().unwrap();
+    let writing = async {
+        // Before the handshake is over nothing is an order.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for order in orders {
+            // It looks at the first letter of what it reads at once.
+            if orders_to.write_all(format!("{order}\n").as_bytes()).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(orders_to);
+    };
+    let (output, ()) = tokio::join!(client.wait_with_output(), writing);
+    let output = output.unwrap();
+    latin1(&[output.stdout, output.stderr].concat())
+}
+
+/// TLS-23: a client that wants to negotiate anew under TLS 1.2 hears that this is not done, and nothing is negotiated.
+#[tokio::test]
+async fn tls_23_nothing_is_negotiated_twice() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let said = orders_to_openssl(&gateway, "-tls1_2", &["R", "NOOP"]).await;
+    assert_eq!(said.matches("], ClientHello").count(), 2, "{said}");
+    assert_eq!(said.matches("], ServerHello\n").count(), 1, "{said}");
+    assert!(said.contains("no_renegotiation"), "{said}");
+    Client::logged_in(&gateway).await.ask("NOOP", 200).await;
+}
+
+/// TLS-24: key updates without end, each of which costs both sides a derivation, end the connection.
+#[tokio::test]
+async fn tls_24_a_flood_of_key_updates_ends_the_connection() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let few = orders_to_openssl(&gateway, "-tls1_3", &["K", "K", "K", "NOOP"]).await;
+    assert!(few.contains("530"), "a few are taken:\n{few}");
+    let many = orders_to_openssl(&gateway, "-tls1_3", &["K"; 100]).await;
+    let sent = many.matches(">>> TLS 1.3, Handshake [length 0005], KeyUpdate").count();
+    assert!((10..100).contains(&sent), "{sent} of them were taken:\n{many}");
+    Client::logged_in(&gateway).await.ask("NOOP", 200).await;
+}
 
 #[tokio::test]
 async fn both_tls_modes_serve_both_tls_versions() {

@@ -49,6 +49,7 @@ pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> 
     let (admin, readiness_needs_backend) = process::admin(fields.take("admin"), report);
     let metrics_per_user = process::metrics(fields.take("metrics"), report);
     let log = process::log(fields.take("log"), report);
+    let traces = process::traces(fields.take("traces"), report);
     let audit = process::audit(fields.take("audit"), report);
     // Where these keys are wrong, that is the one mistake to report.
     let asks_certificates = tls.client_certificates.is_some()
@@ -77,6 +78,7 @@ pub(super) fn configuration(root: &Node, report: &mut Report) -> Option<Config> 
         metrics_per_user,
         audit,
         log,
+        traces,
     })
 }
 

@@ -1,11 +1,12 @@
-//! What concerns the process as a whole: `limits`, `timeouts`, `shutdown`, `admin`, `metrics`, `log`, `audit`.
+//! What concerns the process as a whole: `limits`, `timeouts`, `shutdown`, `admin`, `metrics`, `log`,
+//! `traces`, `audit`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::super::error::Problem;
 use super::super::raw::Node;
-use super::super::{Audit, Limits, Log, LogFormat, Shutdown, Timeouts, scalar};
+use super::super::{Audit, Limits, Log, LogFormat, Shutdown, Timeouts, Traces, scalar};
 use super::Report;
 use super::cursor::Cursor;
 use super::fields::is_null;
@@ -143,6 +144,35 @@ pub(super) fn log(cursor: Option<Cursor<'_>>, report: &mut Report) -> Log {
     });
     fields.finish(report);
     log
+}
+
+/// `traces`
+pub(super) fn traces(cursor: Option<Cursor<'_>>, report: &mut Report) -> Traces {
+    let mut traces = Traces::default();
+    let Some(mut fields) = cursor.and_then(|cursor| cursor.fields(report)) else { return traces };
+    traces.endpoint = fields.or("endpoint", None, report, |cursor, report| {
+        if is_null(cursor.node) {
+            return Some(None);
+        }
+        // SECURITY: not shown.
+        if matches!(cursor.node, Node::Text(text) if text.written().contains('@')) {
+            let hint = "the environment's OTEL_EXPORTER_OTLP_HEADERS takes them";
+            cursor.wrong_with_hint("may hold no credentials", hint, report);
+            return None;
+        }
+        let endpoint = cursor.parsed("the URL of a collector, or null", scalar::collector, report)?;
+        if !cfg!(feature = "otlp") {
+            cursor.wrong_with_hint(
+                "asks for traces, which were not built in",
+                "build it with `--features otlp`",
+                report,
+            );
+            return None;
+        }
+        Some(Some(endpoint))
+    });
+    fields.finish(report);
+    traces
 }
 
 /// `audit`

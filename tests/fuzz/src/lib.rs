@@ -6,6 +6,7 @@
 pub mod arguments;
 pub mod ascii;
 pub mod charsets;
+pub mod client_hello;
 pub mod configuration;
 pub mod facts;
 pub mod globs;

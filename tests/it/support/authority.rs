@@ -50,6 +50,11 @@ pub(crate) struct Signed {
 
 impl Authority {
     pub(crate) fn new(name: &str) -> Self {
+        Self::with(name, "")
+    }
+
+    /// One whose own certificate has further options of `openssl req`, such as `-addext nameConstraints=…`.
+    pub(crate) fn with(name: &str, options: &str) -> Self {
         let authority = Self(tempfile::Builder::new().prefix("authority-").tempdir().unwrap());
         fs::write(authority.path("openssl.cnf"), CONFIGURATION).unwrap();
         for (file, content) in [("index.txt", ""), ("serial", "1000\n"), ("crlnumber", "1000\n")] {
@@ -57,7 +62,7 @@ impl Authority {
         }
         authority.openssl(&format!(
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt -days 30 -subj \
-             /CN={name} -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign"
+             /CN={name} -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign {options}"
         ));
         authority
     }
