@@ -12,20 +12,11 @@ ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "deploy/systemd"
 # Of ten, where ten is a process that may do everything. One step more than what the unit has.
 EXPOSURE = "17"
-# Lintian wants an address that can exist.
-PACKAGER = os.environ | {"DEBFULLNAME": "Packager", "DEBEMAIL": "packager@packages.debian.org"}
 
 
 def said_by(*command, **how):
     done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True, **how)
     return done.returncode, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("package")
-    built = gateway.run(ROOT / "deploy/debian/build", gateway.binary(), folder, env=PACKAGER)
-    return Path(built.stdout.strip())
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +133,8 @@ def test_shells_complete_commands_and_options(unpacked):
         assert {answer.split("\t")[0] for answer in answered.splitlines()} == expected
 
 
-def test_the_same_binary_gives_the_same_package(package, tmp_path):
-    gateway.run(ROOT / "deploy/debian/build", gateway.binary(), tmp_path, env=PACKAGER)
+def test_the_same_binary_gives_the_same_package(package, packager, tmp_path):
+    gateway.run(ROOT / "deploy/debian/build", gateway.binary(), tmp_path, env=packager)
     assert (tmp_path / package.name).read_bytes() == package.read_bytes()
 
 
