@@ -77,10 +77,7 @@ def test_the_gateway_accepts_the_configuration(values, tmp_path):
         "/secrets/partners/acme.hash": gateway.run("openssl", "passwd", "-6", "secret").stdout,
     }
     container = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
-    pod = "gateway-ftps2sftp-0"
-    environment = {
-        entry["name"]: entry.get("value", pod).replace("$(POD_NAME)", pod) for entry in container.get("env", [])
-    }
+    environment = gateway.environment_of(container, "gateway-ftps2sftp-0")
     said = gateway.check_configuration(made["data"]["config.yaml"], files, tmp_path, environment)
     assert re.search(r"^configuration +ok .* is valid$", said, re.MULTILINE), said
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
