@@ -48,7 +48,7 @@ def nat(objects, pods, policy):
             lines.append(f"-A SERVICES -d {address}/32 -p tcp --dport {port['port']} -j {chain}")
             if policy == "Cluster":
                 lines.append(f"-A {chain} -j MARK --set-mark 0x4000")
-            ends = [f"SEP-{number}-{address}-{port['port']}"[:28] for number in range(len(chosen))]
+            ends = [f"SEP-{number}-{address}-{port['port']}" for number in range(len(chosen))]
             if affinity:
                 lines += [f"-A {chain} -m recent --name {end} --rcheck --seconds 10800 --reap -j {end}" for end in ends]
             for number, (end, to) in enumerate(zip(ends, chosen, strict=True)):
@@ -150,9 +150,8 @@ class Cluster:
             inside = self.network.inside(PODS[name][0], self.hosts)
             environment = gateway.environment_of(pod["containers"][0], name)
             with self.log.open("a") as log:
-                self.gateways.append(
-                    subprocess.Popen([*inside, gateway.binary(), "run", "--config", file], stdout=log, stderr=log, env=environment)
-                )
+                command = [*inside, gateway.binary(), "run", "--config", file]
+                self.gateways.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
         for name in pods:
             asked = [*self.network.inside(PODS[name][0]), "curl", "--silent", "--fail", "http://127.0.0.1:9105/readyz"]
             gateway.wait_for(lambda asked=asked: subprocess.run(asked, check=False, capture_output=True).returncode == 0, name)

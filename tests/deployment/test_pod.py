@@ -297,8 +297,9 @@ def test_a_backend_is_found_by_the_clusters_search_list_and_followed_when_it_mov
 
         def logins_after_a_transfer(name):
             done = subprocess.run(
-                [*pod.inside, "curl", "--silent", "--show-error", "--ssl-reqd", "--cacert", pod.folder / "certificate/authority.crt",
-                 "--user", "uploader:secret", "--upload-file", sent, f"ftp://localhost:2121/{name}"],
+                [*pod.inside, "curl", "--silent", "--show-error", "--ssl-reqd",
+                 "--cacert", pod.folder / "certificate/authority.crt", "--user", "uploader:secret",
+                 "--upload-file", sent, f"ftp://localhost:2121/{name}"],
                 check=False, capture_output=True, text=True,
             )
             assert done.returncode == 0, done.stderr + sidecar.log.read_text() + name_server.log.read_text()
