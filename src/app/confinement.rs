@@ -22,8 +22,10 @@ const LANDLOCK: ABI = ABI::V5;
 
 /// What is read besides the files of the configuration: how names are resolved (resolv.conf, nsswitch.conf and the
 /// libraries that it names), time zones, this process, how many processors there are, and random numbers.
-const SYSTEM: [&str; 12] = [
-    // Random numbers of a program that is linked statically, which does not find getrandom(2) by name.
+const SYSTEM: [&str; 13] = [
+    // Random numbers of a program that is linked statically, which does not find getrandom(2) by name: it waits on the one
+    // until the kernel has some, and then reads the other.
+    "/dev/random",
     "/dev/urandom",
     "/etc",
     "/lib",

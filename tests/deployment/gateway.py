@@ -42,13 +42,25 @@ def free_ports(count):
     return ports
 
 
-def certificate(folder):
-    """tls.crt and tls.key for localhost, in a folder."""
+def certificate(folder, names=("DNS:localhost", "IP:127.0.0.1")):
+    """tls.crt and tls.key for localhost, or for other names, in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30",
-        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "-subj", "/CN=localhost", "-addext", f"subjectAltName={','.join(names)}",
         "-keyout", folder / "tls.key", "-out", folder / "tls.crt")
     (folder / "tls.key").chmod(0o644)
+
+
+def signed_certificate(folder):
+    """As `certificate`, but signed by an authority, authority.crt: some clients believe no server that is its own."""
+    certificate(folder)
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30",
+        "-subj", "/CN=authority", "-keyout", folder / "authority.key", "-out", folder / "authority.crt")
+    run("openssl", "x509", "-x509toreq", "-in", folder / "tls.crt", "-key", folder / "tls.key", "-copy_extensions", "none",
+        "-out", folder / "tls.csr")
+    (folder / "extensions").write_text("basicConstraints=CA:FALSE\nsubjectAltName=DNS:localhost,IP:127.0.0.1\n", encoding="utf-8")
+    run("openssl", "x509", "-req", "-in", folder / "tls.csr", "-CA", folder / "authority.crt", "-CAkey", folder / "authority.key",
+        "-days", "30", "-extfile", folder / "extensions", "-out", folder / "tls.crt")
 
 
 def ssh_key(path):
@@ -69,11 +81,13 @@ def stop(process, number=signal.SIGTERM):
 
 
 class Sshd:
-    """An OpenSSH server on 127.0.0.1 that lets root in with one key, to SFTP alone."""
+    """An OpenSSH server that lets root in with one key, to SFTP alone: on 127.0.0.1, or inside what a command enters."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, address="127.0.0.1", port=None, inside=()):
         self.folder = folder
-        self.port = free_ports(1)[0]
+        self.address = address
+        self.port = port or free_ports(1)[0]
+        self.inside = list(inside)
         ssh_key(folder / "host_key")
         ssh_key(folder / "login_key")
         self.files = folder / "files"
@@ -82,7 +96,7 @@ class Sshd:
         # Where sshd goes to be without files; the package makes it when a service manager runs.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         (folder / "sshd_config").write_text(
-            f"ListenAddress 127.0.0.1:{self.port}\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
+            f"ListenAddress {address}:{self.port}\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
             f"AuthorizedKeysFile {folder}/authorized_keys\nPermitRootLogin yes\nPasswordAuthentication no\n"
             "Subsystem sftp internal-sftp\n",
             encoding="utf-8",
@@ -92,8 +106,11 @@ class Sshd:
 
     def start(self):
         log = (self.folder / "sshd.log").open("w")
-        self.process = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", self.folder / "sshd_config"], stderr=log)
-        wait_for(lambda: is_open(self.port), "sshd")
+        self.process = subprocess.Popen(
+            [*self.inside, "/usr/sbin/sshd", "-D", "-e", "-f", self.folder / "sshd_config"], stderr=log
+        )
+        listens = f"Server listening on {self.address} port {self.port}."
+        wait_for(lambda: listens in (self.folder / "sshd.log").read_text(), "sshd")
 
     def stop(self):
         stop(self.process)
@@ -147,18 +164,28 @@ def curl(tls, *arguments, **how):
     )
 
 
-def check_configuration(text, files, folder, environment):
-    """What `ftps2sftp check` says of a configuration whose files are those of a container, put below a folder.
-
-    Backends are looked for where nothing listens: what they answer is not the question here.
-    """
+def placed(text, files, folder):
+    """A configuration whose files are those of a container, with them put below a folder."""
     for path, content in files.items():
         target = folder / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(content, encoding="utf-8")
         target.chmod(0o600)
-    text = re.sub(r"(?<![\w/])/(tls|client-ca|etc/ftps2sftp|secrets)/", rf"{folder}/\1/", text)
-    text = re.sub(r"[\w-]+\.internal(:\d+)?", "127.0.0.1:1", text)
+    return re.sub(r"(?<![\w/])/(tls|client-ca|etc/ftps2sftp|secrets)/", rf"{folder}/\1/", text)
+
+
+def environment_of(container, pod):
+    """The environment that a container's description gives it in the pod of a name."""
+    given = {entry["name"]: entry.get("value", pod) for entry in container.get("env", [])}
+    return {name: value.replace("$(POD_NAME)", pod) for name, value in given.items()}
+
+
+def check_configuration(text, files, folder, environment):
+    """What `ftps2sftp check` says of a configuration whose files are those of a container, put below a folder.
+
+    Backends are looked for where nothing listens: what they answer is not the question here.
+    """
+    text = re.sub(r"[\w-]+\.internal(:\d+)?", "127.0.0.1:1", placed(text, files, folder))
     file = folder / "config.yaml"
     file.write_text(text, encoding="utf-8")
     checked = subprocess.run(

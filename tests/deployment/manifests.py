@@ -19,6 +19,8 @@ CUSTOM = {
 }
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
+# Settings that the restricted standard lets a pod make.
+SYSCTLS = {"net.ipv4.ip_unprivileged_port_start", "net.ipv4.tcp_keepalive_time", "net.ipv4.ping_group_range"}
 PRIVATE = re.compile(r"PRIVATE KEY|\$argon2|\$2[aby]\$|\$6\$")
 
 
@@ -111,8 +113,12 @@ def of_pod(made, present, is_host_network):
         values = [port[key] for port in ports]
         if len(values) != len(set(values)):
             yield f"{name}: {key} twice"
+    sysctls = {entry["name"]: entry["value"] for entry in pod.get("securityContext", {}).get("sysctls", [])}
+    if sysctls.keys() - SYSCTLS or (sysctls and pod.get("hostNetwork")):
+        yield f"{name}: sysctls"
+    lowest = int(sysctls.get("net.ipv4.ip_unprivileged_port_start", 1024))
     for port in ports:
-        if not PORT_NAME.fullmatch(port["name"]) or not 1024 <= port["containerPort"] <= 65535:
+        if not PORT_NAME.fullmatch(port["name"]) or not max(lowest, 1) <= port["containerPort"] <= 65535:
             yield f"{name}: port {port}"
     for volume in volumes.values():
         if "configMap" in volume and ("ConfigMap", volume["configMap"]["name"]) not in present:

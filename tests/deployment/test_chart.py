@@ -16,6 +16,10 @@ WRONG = Path(__file__).parent / "wrong-values"
 VALUES = {file.stem.removesuffix("-values"): yaml.safe_load(file.read_text()) for file in sorted(CHART.glob("ci/*.yaml"))}
 
 
+# Those with which the chart itself writes the configuration.
+OWN = [name for name in VALUES if not VALUES[name].get("existingConfigMap")]
+
+
 def one(objects, kind, name=None):
     """The only object of a kind (and name)."""
     [found] = [made for made in objects if made["kind"] == kind and name in (None, made["metadata"]["name"])]
@@ -41,6 +45,8 @@ def test_objects_fit_their_schemas(values, kubernetes):
 @pytest.mark.parametrize("values", VALUES)
 def test_objects_fit_each_other_and_the_restricted_standard(values):
     objects = helmtool.render(CHART, VALUES[values])
+    if values not in OWN:
+        objects.append({"kind": "ConfigMap", "metadata": {"name": VALUES[values]["existingConfigMap"]}})
     assert list(manifests.problems(objects, is_host_network=values == "host-network")) == []
 
 
@@ -64,7 +70,7 @@ def test_problems_of_objects_are_found():
     ]
 
 
-@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("values", OWN)
 def test_the_gateway_accepts_the_configuration(values, tmp_path):
     objects = helmtool.render(CHART, VALUES[values])
     made = one(objects, "ConfigMap", "gateway-ftps2sftp")
@@ -77,10 +83,7 @@ def test_the_gateway_accepts_the_configuration(values, tmp_path):
         "/secrets/partners/acme.hash": gateway.run("openssl", "passwd", "-6", "secret").stdout,
     }
     container = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
-    pod = "gateway-ftps2sftp-0"
-    environment = {
-        entry["name"]: entry.get("value", pod).replace("$(POD_NAME)", pod) for entry in container.get("env", [])
-    }
+    environment = gateway.environment_of(container, "gateway-ftps2sftp-0")
     said = gateway.check_configuration(made["data"]["config.yaml"], files, tmp_path, environment)
     assert re.search(r"^configuration +ok .* is valid$", said, re.MULTILINE), said
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
@@ -96,7 +99,7 @@ def test_values_that_cannot_work_are_refused_with_a_reason(file):
     assert expected in str(refused.value)
 
 
-@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("values", OWN)
 def test_one_value_says_which_ports_data_connections_have(values):
     changed = VALUES[values] | {"passive": VALUES[values].get("passive", {}) | {"ports": "32000-32003"}}
     objects = helmtool.render(CHART, changed)
@@ -155,12 +158,47 @@ def test_policies_let_out_to_name_servers_and_backends_only():
     assert metrics["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 
 
-@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("values", OWN)
 def test_a_pod_is_not_killed_before_it_has_drained(values):
     objects = helmtool.render(CHART, VALUES[values])
     seconds = {key: int(value.removesuffix("s")) for key, value in own_config(objects)["shutdown"].items()}
     grace = one(objects, "StatefulSet")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace >= seconds["delay"] + seconds["drain"] + 10
+
+
+def test_a_configuration_of_somebody_elses_takes_the_place_of_the_charts():
+    ours = {key: value for key, value in VALUES["single"].items() if key not in ("config", "knownHosts")}
+    objects = helmtool.render(CHART, ours | {"existingConfigMap": "partners-gateway"})
+    assert not [made for made in objects if made["kind"] == "ConfigMap"]
+    # All else is as with the chart's own, so what the gateway makes of that holds for a copy of it.
+    theirs, own = (one(made, "StatefulSet") for made in (objects, helmtool.render(CHART, VALUES["single"])))
+    [volume] = [found for found in theirs["spec"]["template"]["spec"]["volumes"] if found["name"] == "config"]
+    assert volume == {"name": "config", "configMap": {"name": "partners-gateway"}}
+    volume["configMap"]["name"] = "gateway-ftps2sftp"
+    # Of what it cannot read it cannot tell when it changes.
+    del own["spec"]["template"]["metadata"]["annotations"]["checksum/fixed-config"]
+    assert theirs == own
+    policy = one(objects, "NetworkPolicy")["spec"]
+    assert [port["port"] for port in policy["egress"][1]["ports"]] == [22]
+    policy = one(helmtool.render(CHART, VALUES["existing-config-map"]), "NetworkPolicy")["spec"]
+    assert [port["port"] for port in policy["egress"][1]["ports"]] == [22, 2222]
+
+
+def test_notes_say_who_has_the_configuration():
+    said = helmtool.notes(CHART, VALUES["existing-config-map"])
+    assert "the ConfigMap partners-gateway" in said and "30000 to 30047 for data" in said
+    assert "are announced for" not in said
+    assert "partners-gateway" not in helmtool.notes(CHART, VALUES["single"])
+
+
+def test_low_ports_are_a_setting_of_the_pod_and_not_a_capability():
+    objects = helmtool.render(CHART, VALUES["low-ports"])
+    pod = one(objects, "StatefulSet")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["sysctls"] == [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
+    assert [listener["address"] for listener in own_config(objects)["listeners"]] == ["0.0.0.0:21", "0.0.0.0:990"]
+    assert {port["containerPort"] for port in pod["containers"][0]["ports"]} >= {21, 990}
+    pod = one(helmtool.render(CHART, VALUES["single"]), "StatefulSet")["spec"]["template"]["spec"]
+    assert "sysctls" not in pod["securityContext"]
 
 
 def test_what_is_taken_over_while_it_runs_does_not_replace_pods():
@@ -215,7 +253,7 @@ def test_the_image_is_that_of_the_chart_unless_a_digest_is_given():
     assert container["image"].startswith("ftps2sftp@sha256:")
 
 
-@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("values", OWN)
 def test_the_notes_tell_which_ports_to_open(values):
     said = helmtool.notes(CHART, VALUES[values])
     first, last = own_config(helmtool.render(CHART, VALUES[values]))["passive"]["ports"].split("-")

@@ -113,13 +113,32 @@ loadBalancerSourceRanges: {{ toYaml . | nindent 2 }}
 ports: {{- include "ftps2sftp.servicePorts" . | nindent 2 }}
 {{- end }}
 
-{{- /* The TCP ports of the backends, as they stand in their addresses, as YAML. */}}
+{{- /* The ConfigMap that the pods mount. */}}
+{{- define "ftps2sftp.configMapName" -}}
+{{- .Values.existingConfigMap | default (include "ftps2sftp.fullname" .) }}
+{{- end }}
+
+{{- /* The pods' security context. */}}
+{{- define "ftps2sftp.podSecurityContext" -}}
+{{- $context := deepCopy .Values.podSecurityContext }}
+{{- if .Values.lowPorts }}
+{{- $_ := set $context "sysctls" (append ($context.sysctls | default list) (dict "name" "net.ipv4.ip_unprivileged_port_start" "value" "0")) }}
+{{- end }}
+{{- toYaml $context }}
+{{- end }}
+
+{{- /* The TCP ports of the backends: those of the value, or as they stand in their addresses, as YAML. */}}
 {{- define "ftps2sftp.backendPorts" -}}
-{{- $ports := list }}
+{{- $ports := .Values.networkPolicy.backendPorts }}
+{{- if not $ports }}
+{{- if .Values.existingConfigMap }}
+{{- $ports = list 22 }}
+{{- end }}
 {{- range .Values.config.backends }}
 {{- range kindIs "slice" .address | ternary .address (list .address) }}
 {{- $port := regexFind ":[0-9]+$" (toString .) | trimPrefix ":" }}
 {{- $ports = append $ports ($port | default "22" | int64) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- $ports | uniq | sortAlpha | toYaml }}

@@ -27,7 +27,8 @@
 {{- if and $values.perPod.hostname (not (contains "POD" $values.perPod.hostname)) }}
 {{- $problems = append $problems "perPod.hostname: every pod would have the same name. Put POD where the pod's name belongs, such as POD.ftps.example.com." }}
 {{- end }}
-{{- if and (ne $values.service.type "ClusterIP") (eq $values.passive.address "auto") (not $values.passive.overrides) (not $values.perPod.hostname) (ne $values.mode "hostNetwork") }}
+{{- $isOwn := not $values.existingConfigMap }}
+{{- if and $isOwn (ne $values.service.type "ClusterIP") (eq $values.passive.address "auto") (not $values.passive.overrides) (not $values.perPod.hostname) (ne $values.mode "hostNetwork") }}
 {{- $problems = append $problems (printf "passive.address: with `service.type: %s` a gateway sees the pod's address, not the one that clients dial, and `auto` would announce it to them. Set the address or DNS name under which clients reach it%s." $values.service.type (ternary ", or `perPod.hostname`" "" (eq $values.mode "perPod"))) }}
 {{- end }}
 
@@ -45,6 +46,30 @@
 {{- range concat $listeners (list (dict "name" "metrics" "port" $values.metrics.port)) }}
 {{- if and (ge (int .port) (int $passive.first)) (le (int .port) (int $passive.last)) }}
 {{- $problems = append $problems (printf "passive.ports: port %d is that of `%s`. Choose a range without it." (int .port) .name) }}
+{{- end }}
+{{- end }}
+{{- $isHost := eq $values.mode "hostNetwork" }}
+{{- $low := false }}
+{{- range $listeners }}
+{{- if lt (int .port) 1024 }}
+{{- $low = true }}
+{{- if $isHost }}
+{{- $problems = append $problems (printf "listeners.%s.port: %d is below 1024, and on a node's own network nobody but root listens there. Choose a port from 1024 on." .name (int .port)) }}
+{{- else if not $values.lowPorts }}
+{{- $problems = append $problems (printf "listeners.%s.port: %d is below 1024, and the container has no capabilities. Clients dial `servicePort`, so choose a port from 1024 on; or set `lowPorts: true` if they dial pods." .name (int .port)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and $values.lowPorts $isHost }}
+{{- $problems = append $problems "lowPorts: with `mode: hostNetwork` the network is the node's, whose settings no pod changes. Leave it out." }}
+{{- else if and $values.lowPorts (not $low) }}
+{{- $problems = append $problems "lowPorts: no listener has a port below 1024. Set `listeners.explicit.port: 21`, or leave it out." }}
+{{- end }}
+{{- if $values.lowPorts }}
+{{- range $values.podSecurityContext.sysctls }}
+{{- if eq .name "net.ipv4.ip_unprivileged_port_start" }}
+{{- $problems = append $problems "podSecurityContext.sysctls: `lowPorts` sets net.ipv4.ip_unprivileged_port_start. Leave one of the two out." }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- $taken := dict }}
@@ -91,6 +116,7 @@
 {{- $problems = append $problems (printf "config.tls.%s: the chart mounts the files. Use the value `tls`." $key) }}
 {{- end }}
 {{- end }}
+{{- if $isOwn }}
 {{- if not $values.config.backends }}
 {{- $problems = append $problems "config.backends: says where files are; without one there is nothing to do. Such as {warehouse: {address: \"sftp.internal:22\"}}." }}
 {{- end }}
@@ -102,6 +128,19 @@
 {{- $problems = append $problems (printf "config.backends.%s: its host key is unknown, and no setting accepts any. Put what `ssh-keyscan` says, compared with the server's owner, into `knownHosts`, or fingerprints into its `host_keys`." $name) }}
 {{- end }}
 {{- end }}
+{{- else }}
+{{- range $key := list "config" "knownHosts" }}
+{{- if index $values $key }}
+{{- $problems = append $problems (printf "%s: has no effect with `existingConfigMap`, which has the whole configuration. Put it into that ConfigMap, or leave `existingConfigMap` out." $key) }}
+{{- end }}
+{{- end }}
+{{- $written := dict "passive.address" (ne $values.passive.address "auto") "passive.overrides" $values.passive.overrides "passive.shared" (not $values.passive.shared) "proxyProtocol.control" (ne $values.proxyProtocol.control "off") "proxyProtocol.data" (ne $values.proxyProtocol.data "off") "proxyProtocol.trusted" $values.proxyProtocol.trusted }}
+{{- range $key := keys $written | sortAlpha }}
+{{- if get $written $key }}
+{{- $problems = append $problems (printf "%s: has no effect with `existingConfigMap`, where the configuration says it. Leave it out here." $key) }}
+{{- end }}
+{{- end }}
+{{- end }}
 
 {{- $grace := add (int $values.shutdown.delaySeconds) (int $values.shutdown.drainSeconds) 20 }}
 {{- if $values.terminationGracePeriodSeconds }}
@@ -109,7 +148,7 @@
 {{- $problems = append $problems (printf "terminationGracePeriodSeconds: %d is less than `shutdown` needs (%d), so transfers would be killed. Leave it out, or lower `shutdown.drainSeconds`." (int $values.terminationGracePeriodSeconds) (int $grace)) }}
 {{- end }}
 {{- end }}
-{{- if and (ne $values.service.externalTrafficPolicy "Local") (ne $values.service.type "ClusterIP") (dig "policy" "data_peer_check" true $values.config) }}
+{{- if and $isOwn (ne $values.service.externalTrafficPolicy "Local") (ne $values.service.type "ClusterIP") (dig "policy" "data_peer_check" true $values.config) }}
 {{- $problems = append $problems "service.externalTrafficPolicy: Cluster hides clients' addresses, so a data connection seems to come from elsewhere than its control connection. Set it to Local, or `config.policy.data_peer_check: false` (then with `data_tls_resumption: require`)." }}
 {{- end }}
 
