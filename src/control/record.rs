@@ -150,7 +150,7 @@ impl<'a> Recorder<'a> {
             None => metrics::command(metrics::UNKNOWN_VERB, CommandGroup::Other, code, elapsed),
         }
         let span = Span::current();
-        span.record("reply_code", code);
+        span.record("reply_code", i64::from(code));
         // RFC 959 §4.2.1: 4yz and 5yz say that it was not done.
         if code >= 400 {
             span.record("otel.status_code", "ERROR");
@@ -274,8 +274,10 @@ impl<'a> Recorder<'a> {
         meter.ended(backend, result, outcome.client_bytes, outcome.backend_bytes);
         metrics::listed(outcome.hostile_names, outcome.unmapped_names);
         let span = Span::current();
-        span.record("client_bytes", outcome.client_bytes);
-        span.record("backend_bytes", outcome.backend_bytes);
+        // OTLP has no other whole numbers.
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        span.record("client_bytes", signed(outcome.client_bytes));
+        span.record("backend_bytes", signed(outcome.backend_bytes));
         span.record("transfer_result", result.as_str());
         let direction = direction(transfer.kind);
         let path = transfer.subject.escape_ascii();

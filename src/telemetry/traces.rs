@@ -77,6 +77,7 @@ impl Traces {
             .with_tracer(self.provider.tracer(env!("CARGO_PKG_NAME")))
             .with_location(false)
             .with_threads(false)
+            .with_target(false)
             .with_tracked_inactivity(false)
             .with_filter(filter_fn(is_told))
     }

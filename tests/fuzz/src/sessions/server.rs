@@ -61,6 +61,8 @@ struct State {
     lied: bool,
     /// It closed the stream, or could not be understood any more.
     gone: bool,
+    /// The highest that a request had.
+    last_id: u32,
     last_handle: u32,
     open: BTreeSet<Bytes>,
     pages: BTreeMap<Bytes, usize>,
@@ -114,6 +116,7 @@ impl Server {
             closed: false,
             lied: false,
             gone: false,
+            last_id: 0,
             last_handle: 0,
             open: BTreeSet::new(),
             pages: BTreeMap::new(),
@@ -211,6 +214,7 @@ impl State {
                     if let Request::Close { handle } = &request {
                         assert!(self.lied || self.open.remove(handle), "{handle:?} was closed twice");
                     }
+                    self.last_id = self.last_id.max(id);
                     self.requests.push_back((id, request));
                 }
                 other => panic!("a client sent {other:?}"),
@@ -293,6 +297,8 @@ impl State {
             13 => {
                 let id = u32::from(self.next_byte());
                 if !self.requests.iter().any(|(asked, _)| *asked == id) {
+                    // What it has not read yet may be on its way: then this is an answer all the same, and a false one.
+                    self.lied |= id > self.last_id;
                     self.put_status(id, StatusCode::OK, b"");
                 }
             }
