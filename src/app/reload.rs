@@ -22,7 +22,7 @@ use crate::session::services::Services;
 use crate::telemetry::metrics::{self, ReloadObject, ReloadResult};
 
 use super::watch::Watch;
-use super::{StartError, check_materials, fresh_targets, realm, server_tls};
+use super::{StartError, check_materials, fresh_targets, realm, server_tls, service_manager};
 
 /// How often the files are looked at where nothing tells of a change.
 const POLL: Duration = Duration::from_secs(60);
@@ -125,7 +125,13 @@ impl Reloader {
             // Anew before the look, so that what changes meanwhile is seen at the next one: a directory may be another now.
             watch = self.watch();
             let files = self.seen.files.clone();
+            if asked {
+                service_manager::reloading();
+            }
             self.look(asked).await;
+            if asked {
+                service_manager::reloaded();
+            }
             if self.seen.files != files {
                 watch = self.watch();
             }

@@ -56,6 +56,19 @@ pub(super) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// What an operator asked for is being read; [`reloaded`] ends it, whatever came of it.
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => warn!(exception.message = %error, "systemd cannot be told of a reload"),
+    }
+}
+
+/// The reload is over.
+pub(super) fn reloaded() {
+    tell(&[NotifyState::Ready]);
+}
+
 /// The drain has begun, and may take as long as this.
 pub(super) fn stopping(drain: Duration) {
     let microseconds = u32::try_from(drain.as_micros()).unwrap_or(u32::MAX);

@@ -109,8 +109,9 @@ fn certificate(certificate: &ShownCertificate) -> Value {
 }
 
 fn failures(activity: &Activity) -> Vec<Value> {
-    let told = activity.failures().into_iter().map(|Failure { at, session, client, user, what }| {
-        json!({"at": time(at), "session": session, "client": client.to_string(), "user": user, "what": what})
+    let told = activity.failures().into_iter().map(|Failure { at, session, client, user, what, count }| {
+        let client = client.to_string();
+        json!({"at": time(at), "session": session, "client": client, "user": user, "what": what, "count": count})
     });
     told.collect()
 }

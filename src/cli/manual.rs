@@ -10,7 +10,9 @@ use super::{Arguments, FAILED, complain, print};
 
 /// A page for the program and one for each of its commands.
 pub(super) fn pages(folder: &Path) -> ExitCode {
-    match clap_mangen::generate_to(Arguments::command(), folder) {
+    // Its pages are to name the version, too.
+    let of_program = |command: clap::Command| command.version(env!("CARGO_PKG_VERSION")).disable_version_flag(true);
+    match clap_mangen::generate_to(Arguments::command().mut_subcommands(of_program), folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("error: {}: {error}", folder.display()));

@@ -72,6 +72,14 @@ pub struct Failure {
     pub user: Option<String>,
     /// What went wrong, in plain words.
     pub what: String,
+    /// How often it did, for this address and user: a scanner that comes a thousand times is one failure.
+    pub count: u64,
+}
+
+impl Failure {
+    fn is_like(&self, other: &Self) -> bool {
+        self.client.ip() == other.client.ip() && self.user == other.user && self.what == other.what
+    }
 }
 
 impl Activity {
@@ -151,14 +159,20 @@ impl Present {
     /// Something went wrong.
     pub fn failed(&self, what: &str) {
         let Some(session) = self.activity.lock().get(&self.id).cloned() else { return };
-        let failure = Failure {
+        let mut failure = Failure {
             at: SystemTime::now(),
             session: self.id,
             client: session.client,
             user: session.login.map(|(user, _)| user),
             what: bounded(what),
+            count: 1,
         };
         let mut failures = self.activity.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = failures.iter().position(|earlier| earlier.is_like(&failure))
+            && let Some(earlier) = failures.remove(place)
+        {
+            failure.count += earlier.count;
+        }
         if failures.len() >= MAX_FAILURES {
             failures.pop_front();
         }
@@ -222,5 +236,11 @@ mod tests {
         assert_eq!(failures.len(), MAX_FAILURES);
         assert!(failures.iter().all(|failure| failure.what.len() <= MAX_TEXT));
         assert!(failures.first().unwrap().what.starts_with("54 "));
+        present.failed("again");
+        present.failed("something else");
+        present.failed("again");
+        let failures = activity.failures();
+        assert_eq!(failures.iter().filter(|failure| failure.what == "again").count(), 1);
+        assert_eq!(failures.first().map(|failure| (failure.what.as_str(), failure.count)), Some(("again", 2)));
     }
 }

@@ -73,7 +73,9 @@ impl State {
 }
 
 impl Circuit {
+    /// Nothing has failed yet; where a reload makes one anew, the old one's word counts no more.
     pub(super) fn new(backend: String, addresses: usize) -> Self {
+        metrics::backend_circuit_open(&backend, false);
         let state = State { addresses: vec![Address::default(); addresses], open: false, last: String::new() };
         Self { backend, state: Mutex::new(state) }
     }

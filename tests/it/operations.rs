@@ -156,6 +156,7 @@ async fn the_status_tells_what_runs_and_what_went_wrong() {
     assert_eq!(seen["sessions"].as_array().unwrap().len(), 2);
     let failure = &seen["failures"][0];
     assert!(failure["what"].as_str().unwrap().starts_with("login failed"), "{failure}");
+    assert_eq!(failure["count"], 1);
     drop((client, other));
     let deadline = Instant::now() + PATIENCE;
     while !status(&gateway).await["sessions"].as_array().unwrap().is_empty() {
@@ -302,6 +303,9 @@ async fn systemd_is_told_and_its_sockets_are_taken() {
     told(&socket, "WATCHDOG=1");
     let client = Client::logged_in(&gateway).await;
     told(&socket, "STATUS=ready, 1 sessions");
+    gateway.signal("HUP");
+    assert!(told(&socket, "MONOTONIC_USEC=").contains(&"RELOADING=1".to_owned()));
+    told(&socket, "READY=1");
     gateway.signal("TERM");
     let all = told(&socket, "STOPPING=1");
     assert!(all.len() < 100);
