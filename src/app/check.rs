@@ -46,7 +46,7 @@ pub async fn examine(config: &Config, warnings: &[Problem], probe: bool) -> Vec<
         findings.add(&warning.at, State::Note, warning.what.clone());
     }
     if let Some(shortage) = descriptors::shortage(config, descriptors::raise()) {
-        findings.add("descriptors", State::Note, shortage);
+        findings.add("descriptors", State::Note, format!("as started here, {shortage}"));
     }
     front(config, &mut findings);
     if let Err(error) = backends(config, &mut findings, probe).await {
@@ -57,7 +57,8 @@ pub async fn examine(config: &Config, warnings: &[Problem], probe: bool) -> Vec<
 
 /// What clients will see.
 fn front(config: &Config, findings: &mut Findings) {
-    match server_tls(config) {
+    let tls = server_tls(config);
+    match &tls {
         Ok(tls) => {
             for (pair, shown) in config.tls.certificates.iter().zip(tls.certificates()) {
                 certificate(&pair.certificate, shown, findings);
@@ -65,7 +66,7 @@ fn front(config: &Config, findings: &mut Findings) {
         }
         Err(error) => findings.add("certificate", State::Failed, error.to_string()),
     }
-    if let Some(clients) = &config.tls.client_certificates {
+    if let Some(clients) = config.tls.client_certificates.as_ref().filter(|_| tls.is_ok()) {
         let asked = if clients.required { "required" } else { "optional" };
         let revoked = match &clients.crl {
             Some(list) => format!("revoked by {}", list.display()),

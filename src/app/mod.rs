@@ -35,6 +35,7 @@ use crate::session::digests::Digests;
 use crate::session::line::Pool;
 use crate::session::rates::Rates;
 use crate::session::services::{Realm, Services, mapped_credentials};
+use crate::sftp::in_flight;
 use crate::shutdown::Shutdown;
 use crate::ssh::{self, KnownHosts, LoginKey, LoginKeyError, Target};
 use crate::telemetry::audit::{Audit, AuditGuard};
@@ -201,6 +202,7 @@ impl Gateway {
         let backends: Vec<&str> = config.backends.keys().map(String::as_str).collect();
         metrics::initialise(&names, &backends);
         metrics::passive_ports(config.passive.ports.len());
+        metrics::buffer_bytes_limit(config.limits.transfer_window.saturating_mul(config.limits.sessions));
         names.iter().for_each(|name| metrics::sessions_limit(name, config.limits.sessions));
         Ok(Self { config, services, listeners, admin, file: None, audit: audit_guard })
     }
@@ -431,6 +433,11 @@ async fn pulse(services: Arc<Services>, listeners: Vec<String>, readiness: Readi
         let sessions = services.slots.sessions();
         readiness.set(Check::Room, sessions < services.limits.sessions);
         metrics::passive_ports_in_use(services.passive.in_use());
+        metrics::buffer_bytes(in_flight::bytes());
+        // Of those in use: a reload may have put others in the place of those that sessions still have.
+        for (backend, target) in &services.realm.get().targets {
+            metrics::backend_circuit_open(backend, target.get().is_circuit_open());
+        }
         let tls = services.tls.get();
         let not_after = tls.certificates().iter().map(|certificate| certificate.not_after);
         if let Some(first) = not_after.clone().min() {

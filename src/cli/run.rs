@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tracing::warn;
 
@@ -12,6 +13,9 @@ use crate::config::error::Problem;
 use crate::config::{self, Config};
 
 use super::{FAILED, complain, complain_of, runtime};
+
+/// How long threads that block may take when all is over.
+const END_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) fn main(file: &Path) -> ExitCode {
     let mut loaded = config::load(file);
@@ -27,7 +31,10 @@ pub(super) fn main(file: &Path) -> ExitCode {
         Ok(runtime) => runtime,
         Err(code) => return code,
     };
-    match runtime.block_on(serve(file, config, &warnings, &missing, shortage.as_deref())) {
+    let served = runtime.block_on(serve(file, config, &warnings, &missing, shortage.as_deref()));
+    // Names that are being resolved are not waited for: a name server that hangs would hold up the end.
+    runtime.shutdown_timeout(END_LIMIT);
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("error: {error}"));

@@ -269,6 +269,11 @@ pub(super) fn log_level(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
+/// Does this URL say who asks, and perhaps with which password?
+pub(super) fn has_credentials(url: &str) -> bool {
+    url.split("//").nth(1).and_then(|rest| rest.split('/').next()).is_some_and(|authority| authority.contains('@'))
+}
+
 /// Where a collector takes OTLP over HTTP: `http://collector:4318`, whose path is then `/v1/traces`, or with a path.
 pub(super) fn collector(text: &str) -> Result<String, Wrong> {
     let url: hyper::Uri = text.parse().map_err(|_| Wrong::Form(Some("such as http://127.0.0.1:4318")))?;
@@ -278,6 +283,9 @@ pub(super) fn collector(text: &str) -> Result<String, Wrong> {
             return Err(Wrong::Value("asks for TLS", Some("send to a collector beside the gateway, which speaks TLS")));
         }
         _ => return Err(Wrong::Form(Some("such as http://127.0.0.1:4318"))),
+    }
+    if url.query().is_some() || text.contains('#') {
+        return Err(Wrong::Value("has more than a path", Some("leave out what begins with ? or #")));
     }
     Ok(match url.path() {
         "" | "/" => format!("{}/v1/traces", text.trim_end_matches('/')),

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
+use tracing::Instrument;
 
 use crate::config::{Backend, Quirks};
 use crate::sftp::{self, Attributes, BackendPath, MoreChannels, OpenFlags, SftpError};
@@ -280,7 +281,7 @@ impl BackendLink {
             let path = path.clone();
             // Opened both ways a FIFO does not wait (fifo(7)).
             let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
-            tokio::spawn(async move { drop(sftp.open(&path, flags, None).await) });
+            tokio::spawn(async move { drop(sftp.open(&path, flags, None).await) }.in_current_span());
         }
     }
 
@@ -423,11 +424,12 @@ impl BackendLink {
         }
         if !rest.is_empty() {
             let sftp = sftp.clone();
-            tokio::spawn(async move {
+            let putting_right = async move {
                 for held in rest {
                     let _ = held.put_right(&sftp).await;
                 }
-            });
+            };
+            tokio::spawn(putting_right.in_current_span());
         }
     }
 }

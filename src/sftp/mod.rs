@@ -11,11 +11,13 @@
 //! | [`read`], [`write`](mod@write), [`seal`] | whole files, many requests at a time, and their end in one flight |
 //! | [`striped`] | writing over several channels |
 //! | [`observer`] | who is told of each request |
+//! | [`in_flight`] | how much file data is under way |
 //!
 //! Any future here may be dropped: a reply that comes late is dropped too, and what it opened is closed.
 
 pub mod directory;
 pub mod file;
+pub mod in_flight;
 pub mod observer;
 pub mod path;
 pub mod read;

@@ -6,6 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::SftpError;
 use super::file::File;
+use super::in_flight::Share;
 use super::requests::{Answer, STALL, Turn};
 use super::window::{Delivery, MAX_REQUESTS, ReadWindow, WindowError};
 use super::wire::packet::{Packet, Reply, Request};
@@ -21,6 +22,7 @@ pub struct ReadStream {
     sender: mpsc::Sender<Answer>,
     progress: Instant,
     ended: Option<Result<(), SftpError>>,
+    share: Share,
 }
 
 impl ReadStream {
@@ -28,7 +30,7 @@ impl ReadStream {
     pub fn new(file: File, offset: u64, window: usize) -> Self {
         let (sender, replies) = mpsc::channel(MAX_REQUESTS);
         let window = ReadWindow::new(offset, file.session().read_chunk(), window);
-        Self { file, window, replies, sender, progress: Instant::now(), ended: None }
+        Self { file, window, replies, sender, progress: Instant::now(), ended: None, share: Share::default() }
     }
 
     /// Says how long the file is thought to be; saves a round trip at its end. A file that is longer or shorter is read
@@ -96,7 +98,9 @@ impl ReadStream {
             let Some(turn) = file.session().requests().try_turn() else { break };
             ask(turn, file, window, sender, progress)?;
         }
-        match self.window.deliver() {
+        let delivery = self.window.deliver();
+        self.share.set(self.window.held());
+        match delivery {
             Delivery::Data(bytes) => Ok(Some(bytes)),
             Delivery::End => {
                 self.ended = Some(Ok(()));

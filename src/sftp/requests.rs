@@ -310,9 +310,13 @@ impl Pending {
         let Some(reply) = &mut self.reply else {
             return Err(SftpError::Protocol("the reply was already taken".to_owned()));
         };
-        let answer = timeout_at(deadline, reply).await.map_err(|_| SftpError::TimedOut)?;
-        self.reply = None;
-        let answer = answer.unwrap_or_else(|_| Err(self.shared.loss()));
+        let answer = match timeout_at(deadline, reply).await {
+            Ok(answer) => {
+                self.reply = None;
+                answer.unwrap_or_else(|_| Err(self.shared.loss()))
+            }
+            Err(_) => Err(SftpError::TimedOut),
+        };
         self.tell_trace(&answer);
         answer
     }

@@ -8,6 +8,7 @@ use std::pin::Pin;
 
 use futures_util::future::{join_all, select_all, try_join_all};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::SftpError;
 use super::file::File;
@@ -158,7 +159,8 @@ impl StripedWriter {
             Further::Later(..) if self.next_offset - self.begin <= LONG || self.first.acknowledged() == 0 => {}
             Further::Later(..) => {
                 if let Further::Later(path, more) = std::mem::replace(&mut self.further, Further::Done) {
-                    self.further = Further::Opening(AbortOnDropHandle::new(tokio::spawn(open_all(path, more))));
+                    self.further =
+                        Further::Opening(AbortOnDropHandle::new(tokio::spawn(open_all(path, more).in_current_span())));
                 }
             }
             Further::Opening(opening) => {

@@ -249,6 +249,11 @@ impl<E> ReadWindow<E> {
         self.asked
     }
 
+    /// Bytes that are held or asked for.
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
     /// A gap that may be asked for: the first one, unless there are so many slots that only the front may go on. That
     /// bounds the slots when a server answers everything but the front, byte by byte.
     fn gap(&self) -> Option<usize> {

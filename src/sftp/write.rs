@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::SftpError;
 use super::file::File;
+use super::in_flight::Share;
 use super::requests::{Answer, STALL};
 use super::session::done;
 use super::window::MAX_REQUESTS;
@@ -84,6 +85,7 @@ pub struct WriteStream {
     failure: Option<SftpError>,
     /// A `write` is under way, or was dropped half-way: its bytes may be missing.
     interrupted: bool,
+    share: Share,
 }
 
 #[derive(Debug)]
@@ -115,6 +117,7 @@ impl WriteStream {
             progress: Instant::now(),
             failure: None,
             interrupted: false,
+            share: Share::default(),
         }
     }
 
@@ -263,6 +266,7 @@ impl WriteStream {
         }
         self.outstanding.push_back(Outstanding { offset, length, answered: false, stored: false });
         self.unanswered += length;
+        self.share.set(self.unanswered);
         self.next_offset += length;
         Ok(())
     }
@@ -278,7 +282,9 @@ impl WriteStream {
 
     fn take_in(&mut self, answer: Answer) -> Result<(), SftpError> {
         self.progress = Instant::now();
-        settle(&mut self.outstanding, &mut self.unanswered, answer)
+        let settled = settle(&mut self.outstanding, &mut self.unanswered, answer);
+        self.share.set(self.unanswered);
+        settled
     }
 
     fn check(&self) -> Result<(), SftpError> {

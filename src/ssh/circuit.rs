@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::ConnectError;
-use crate::telemetry::metrics;
 
 /// Failures in a row of every address that open the circuit. A server that is started again, or turns a connection away
 /// because it is busy, has answered by then.
@@ -73,15 +72,18 @@ impl State {
 }
 
 impl Circuit {
-    /// Nothing has failed yet; where a reload makes one anew, the old one's word counts no more.
     pub(super) fn new(backend: String, addresses: usize) -> Self {
-        metrics::backend_circuit_open(&backend, false);
         let state = State { addresses: vec![Address::default(); addresses], open: false, last: String::new() };
         Self { backend, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Is it open: does no address answer?
+    pub(super) fn is_open(&self) -> bool {
+        self.lock().open
     }
 
     /// An error while nobody is asked.
@@ -132,7 +134,6 @@ impl Circuit {
         }
         if state.is_open() && !state.open {
             state.open = true;
-            metrics::backend_circuit_open(&self.backend, true);
             tracing::warn!(
                 backend.name = %self.backend,
                 exception.message = %error,
@@ -149,7 +150,6 @@ impl Circuit {
         }
         if state.open {
             state.open = false;
-            metrics::backend_circuit_open(&self.backend, false);
             tracing::info!(backend.name = %self.backend, "the backend answers again");
         }
     }

@@ -140,6 +140,11 @@ impl Target {
         self
     }
 
+    /// Has no address answered, again and again?
+    pub fn is_circuit_open(&self) -> bool {
+        self.circuit.is_open()
+    }
+
     /// Says at once that nobody is asked, while the circuit is open.
     ///
     /// # Errors

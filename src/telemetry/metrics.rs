@@ -277,6 +277,16 @@ pub fn passive_ports_in_use(in_use: usize) {
     table::PASSIVE_PORTS_IN_USE.gauge([]).set(in_use as f64);
 }
 
+/// So many bytes of file data are under way.
+pub fn buffer_bytes(bytes: u64) {
+    table::BUFFER_BYTES.gauge([]).set(bytes as f64);
+}
+
+/// So many may be, at most.
+pub fn buffer_bytes_limit(bytes: usize) {
+    table::BUFFER_BYTES_LIMIT.gauge([]).set(bytes as f64);
+}
+
 /// A transfer began. End the meter with [`TransferMeter::ended`].
 pub fn transfer_started(direction: Direction) -> TransferMeter {
     table::TRANSFERS_ACTIVE.gauge([direction.into()]).increment(1.0);
@@ -518,6 +528,8 @@ mod tests {
         data_connection(DataMode::Epsv, DataConnectionResult::Ok, Duration::from_millis(1));
         passive_ports(48);
         passive_ports_in_use(1);
+        buffer_bytes(1024);
+        buffer_bytes_limit(2048);
         let mut transfer = transfer_started(Direction::Upload);
         transfer.progress(10, 5);
         transfer.first_byte(Instant::now());

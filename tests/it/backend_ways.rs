@@ -85,7 +85,7 @@ async fn logins_fail_at_once_while_no_address_answers_and_one_in_a_while_tries()
         assert_eq!(log_in(&gateway).await, 421);
     }
     gateway.wait_for_log(|line| line.contains("no address of the backend answers"));
-    assert_eq!(gateway.metric(series).await, 1.0);
+    gateway.wait_for_metric(series, 1.0).await;
     assert_eq!(gateway.metric("ftps2sftp_backend_up{backend=\"files\"}").await, 0.0);
 
     let (came, asked) = (door.came(), Instant::now());
@@ -129,7 +129,7 @@ async fn an_address_that_fails_is_asked_after_the_others_and_comes_back() {
     }
     assert!(first.came() <= 3, "{} of 5 logins asked the address that fails", first.came());
     assert_eq!(second.came(), 5);
-    assert_eq!(gateway.metric("ftps2sftp_backend_circuit_open{backend=\"files\"}").await, 0.0);
+    gateway.wait_for_metric("ftps2sftp_backend_circuit_open{backend=\"files\"}", 0.0).await;
     first.open();
     let deadline = Instant::now() + NOTICED_WITHIN;
     loop {

@@ -488,7 +488,14 @@ fn traces_go_where_a_collector_is_and_only_where_they_are_built_in() {
             assert!(told(&loaded.problems).contains("--features otlp"), "{}", told(&loaded.problems));
         }
     }
-    for wrong in ["https://collector:4318", "collector:4318", "ftp://collector", "http://me:secret@collector", "7"] {
+    for wrong in [
+        "https://collector:4318",
+        "collector:4318",
+        "ftp://collector",
+        "http://me:secret@collector",
+        "http://collector:4318?x=1",
+        "7",
+    ] {
         let loaded = load_text(&with(&format!("traces: {{endpoint: '{wrong}'}}")), folder.path());
         assert_eq!(loaded.problems.len(), 1, "{wrong}\n{}", told(&loaded.problems));
         assert_eq!(loaded.problems[0].at, "traces.endpoint");

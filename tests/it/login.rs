@@ -12,7 +12,7 @@ use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::sshd::{Options, PASSWORD, Sshd, USER};
 
 /// A failed PASS is answered no sooner.
-const FLOOR: Duration = Duration::from_secs(1);
+const FLOOR: Duration = Duration::from_secs(3);
 
 /// One entry for every name.
 const ANYBODY: &str = "  \"*\": {backend: files, login: passthrough}\n";
@@ -135,8 +135,7 @@ async fn every_failed_login_gets_the_same_bytes_and_only_after_the_floor() {
 /// S-7: each attempt is of its own name and address, so that none is put off for what others did.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_time_of_a_failed_login_does_not_tell_whether_there_is_such_a_user() {
-    const AT_A_TIME: usize = 60;
-    let each = rounds(90, 5000);
+    let (each, at_a_time) = (rounds(90, 5000), rounds(60, 400));
     let sshd = Sshd::start().await;
     let mut setup = Setup::backend(&sshd).with("limits: {sessions_per_ip: 10000}\n");
     for number in 0..each {
@@ -158,11 +157,12 @@ async fn the_time_of_a_failed_login_does_not_tell_whether_there_is_such_a_user()
             (kind, asked.elapsed().as_secs_f64())
         }
     };
-    let times: Vec<_> = stream::iter(0..2 * each).map(attempt).buffer_unordered(AT_A_TIME).collect().await;
+    let times: Vec<_> = stream::iter(0..2 * each).map(attempt).buffer_unordered(at_a_time).collect().await;
     let of = |wanted: &str| times.iter().filter(|(kind, _)| *kind == wanted).map(|(_, time)| *time).collect();
     let (known, nobody): (Vec<f64>, Vec<f64>) = (of("known"), of("nobody"));
     let probability = same_distribution(known, nobody);
-    assert!(probability > 0.01, "two samples of one distribution differ as much with a probability of {probability}");
+    // Of equal distributions one sample in ten thousand is refused; a hash that is not made shifts all of one.
+    assert!(probability > 1e-4, "two samples of one distribution differ as much with a probability of {probability}");
 }
 
 /// The two-sample Kolmogorov-Smirnov test: how probable it is that two samples of one distribution differ as much as these

@@ -5,6 +5,7 @@ use tokio::io::AsyncReadExt;
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::sshd::{PASSWORD, Sshd, USER};
+use crate::support::transfer::{begin, content};
 
 #[tokio::test]
 async fn counters_move_with_what_happened() {
@@ -225,4 +226,31 @@ async fn sigterm_without_sessions_ends_at_once_with_success() {
     gateway.signal("TERM");
     assert_eq!(gateway.wait().code(), Some(0));
     assert!(gateway.log().contains("\"stopped\""));
+}
+
+/// A client that takes nothing holds one window, which is told while it does.
+#[tokio::test]
+async fn file_data_under_way_is_told_and_bounded() {
+    const WINDOW: f64 = 8.0 * 1024.0 * 1024.0;
+    let sshd = Sshd::start().await;
+    sshd.place_file("large", content(40_000_000, 1));
+    let gateway = Gateway::before(&sshd);
+    assert_eq!(gateway.metric("ftps2sftp_buffer_bytes_limit").await, 10_000.0 * WINDOW);
+    let mut client = Client::logged_in(&gateway).await;
+    client.ask("TYPE I", 200).await;
+    let data = begin(&mut client, "RETR large").await;
+    let mut most = 0.0_f64;
+    for _ in 0..300 {
+        let now = gateway.metric("ftps2sftp_buffer_bytes").await;
+        assert!(now <= WINDOW, "{now} bytes");
+        most = most.max(now);
+        if most > WINDOW / 8.0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(most > WINDOW / 8.0, "{most} bytes at most");
+    drop(data);
+    client.reply().await;
+    gateway.wait_for_metric("ftps2sftp_buffer_bytes", 0.0).await;
 }

@@ -16,7 +16,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
@@ -82,7 +82,8 @@ async fn a_session_is_a_trace_of_its_commands_and_their_requests() {
     client.ask(format!("PASS {PASSWORD}canary"), 530).await;
     client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
     client.ask("TYPE I", 200).await;
-    assert_eq!(client.store("STOR file", &content(100_000, 1)).await.code, 226);
+    // Large enough for several channels, which are opened by a task of their own.
+    assert_eq!(client.store("STOR file", &content(5_000_000, 1)).await.code, 226);
     client.ask("DELE absent", 550).await;
     client.ask("QUIT", 221).await;
     gateway.signal("TERM");
@@ -118,8 +119,8 @@ async fn a_session_is_a_trace_of_its_commands_and_their_requests() {
     assert_eq!(text(&session.attributes, "client.address"), "127.0.0.1");
     let stored = one("STOR");
     assert_eq!((above(stored), number(&stored.attributes, "reply_code")), ("session", 226));
-    assert_eq!(number(&stored.attributes, "client_bytes"), 100_000);
-    assert_eq!(number(&stored.attributes, "backend_bytes"), 100_000);
+    assert_eq!(number(&stored.attributes, "client_bytes"), 5_000_000);
+    assert_eq!(number(&stored.attributes, "backend_bytes"), 5_000_000);
     assert_eq!(text(&stored.attributes, "transfer_result"), "success");
     let complete = stored.events.iter().find(|event| event.name == "transfer complete").unwrap();
     assert_eq!(text(&complete.attributes, "file.path"), "/file");
@@ -144,21 +145,24 @@ async fn a_session_is_a_trace_of_its_commands_and_their_requests() {
 async fn a_collector_that_hangs_or_is_gone_holds_nobody_up() {
     let sshd = Sshd::start().await;
     let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    for (endpoint, is_told) in [(hanging.local_addr().unwrap(), false), (gone, true)] {
+    // Bound, so that nobody else is there, and not listening.
+    let gone = TcpSocket::new_v4().unwrap();
+    gone.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    for (endpoint, is_told) in [(hanging.local_addr().unwrap(), false), (gone.local_addr().unwrap(), true)] {
         let mut gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()).with(&traces_to(endpoint)));
         let mut client = Client::implicit(&gateway).await;
         client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
         client.ask("TYPE I", 200).await;
         assert_eq!(client.store("STOR file", &content(100_000, 1)).await.code, 226);
         if is_told {
-            let log = gateway.wait_for_log(|log| log.contains("traces are not delivered"));
-            assert_eq!(log.matches("traces are not delivered").count(), 1);
+            gateway.wait_for_log(|log| log.contains("traces are not delivered"));
         }
         client.ask("QUIT", 221).await;
         let asked = Instant::now();
         gateway.signal("TERM");
         assert!(gateway.wait().success());
-        assert!(asked.elapsed() < Duration::from_secs(20), "it waited {:?} for a collector", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(8), "it waited {:?} for a collector", asked.elapsed());
+        // The end has tried again.
+        assert_eq!(gateway.log().matches("traces are not delivered").count(), usize::from(is_told));
     }
 }

@@ -155,7 +155,7 @@ pub(super) fn traces(cursor: Option<Cursor<'_>>, report: &mut Report) -> Traces 
             return Some(None);
         }
         // SECURITY: not shown.
-        if matches!(cursor.node, Node::Text(text) if text.written().contains('@')) {
+        if matches!(cursor.node, Node::Text(text) if text.value().is_some_and(scalar::has_credentials)) {
             let hint = "the environment's OTEL_EXPORTER_OTLP_HEADERS takes them";
             cursor.wrong_with_hint("may hold no credentials", hint, report);
             return None;

@@ -219,6 +219,16 @@ table! {
         "Ports of the passive range on which a client is expected.",
         &[],
     );
+    BUFFER_BYTES = gauge(
+        "ftps2sftp_buffer_bytes",
+        "File data of transfers that is held or was asked of a backend and may come at any time.",
+        &[],
+    );
+    BUFFER_BYTES_LIMIT = gauge(
+        "ftps2sftp_buffer_bytes_limit",
+        "What buffer_bytes can be at most: a window for each session that may be.",
+        &[],
+    );
     TRANSFERS_ACTIVE = gauge("ftps2sftp_transfers_active", "Transfers running now.", &[DIRECTION]);
     TRANSFERS = counter(
         "ftps2sftp_transfers_total",
