@@ -224,6 +224,21 @@ def test_a_newer_package_and_a_removal_leave_the_configuration(installed):
     assert installed.do("getent", "passwd", "ftps2sftp") == before
 
 
+def test_a_purge_leaves_a_user_that_is_at_work_and_says_so(installed):
+    busy = subprocess.Popen(installed.command("sleep", "infinity", user="ftps2sftp"))
+    try:
+        number = installed.do("id", "--user", "ftps2sftp").strip()
+        gateway.wait_for(lambda: installed.run("pgrep", "--uid", number)[0] == 0, "a process of the user's")
+        said = installed.do("dpkg", "--purge", "ftps2sftp")
+    finally:
+        busy.kill()
+        busy.wait(gateway.WAIT)
+    assert "the user ftps2sftp could not be removed and stays" in said, said
+    assert installed.run("dpkg-query", "--show", "ftps2sftp")[0] != 0
+    assert not installed.has("/etc/ftps2sftp")
+    assert installed.run("getent", "passwd", "ftps2sftp")[0] == 0
+
+
 def test_a_purge_removes_what_the_package_made(installed):
     # Made by systemd for the service.
     installed.do("install", "--directory", "--owner=ftps2sftp", "/var/log/ftps2sftp")
