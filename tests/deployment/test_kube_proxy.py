@@ -5,6 +5,7 @@ iptables that kube-proxy would make of the rendered Services. Addresses are thos
 """
 
 import concurrent.futures
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -75,9 +76,10 @@ class Cluster:
 
     def __init__(self, folder):
         self.folder = folder
-        self.network = Network("client", "node", "sftp", *[name for name, _ in PODS.values()])
         self.gateways = []
-        try:
+        with contextlib.ExitStack() as made:
+            self.network = Network("client", "node", "sftp", *[name for name, _ in PODS.values()])
+            made.callback(self.network.end)
             self.network.link("client", f"{CLIENTS[0]}/24", "node", "198.51.100.1/24")
             self.network.batch("client", *[f"address add {address}/24 dev eth0" for address in CLIENTS[1:]])
             for name, address in PODS.values():
@@ -88,14 +90,14 @@ class Cluster:
             (folder / "ssh").mkdir()
             self.sshd = gateway.Sshd(folder / "ssh", SFTP, 22, self.network.inside("sftp"))
             self.sshd.start()
+            made.callback(self.sshd.stop)
             gateway.certificate(folder / "tls", [f"DNS:{name}" for _, name in BALANCED.values()])
             self.hash = gateway.run("openssl", "passwd", "-6", "secret").stdout
             self.hosts = folder / "hosts"
             names = {name: address for address, name in BALANCED.values()} | {"sftp.internal": SFTP}
             self.hosts.write_text("".join(f"{address} {name}\n" for name, address in names.items()), encoding="utf-8")
-        except BaseException:
-            self.network.end()
-            raise
+            made.callback(self.stop)
+            self.made = made.pop_all()
 
     def values(self, **changes):
         """Values of the chart for one load balancer, with changes."""
@@ -157,15 +159,14 @@ class Cluster:
             gateway.wait_for(lambda asked=asked: subprocess.run(asked, check=False, capture_output=True).returncode == 0, name)
 
     def stop(self):
-        for one in self.gateways:
-            one.terminate()
-        while self.gateways:
-            gateway.stop(self.gateways.pop())
+        with contextlib.ExitStack() as waited:
+            while self.gateways:
+                one = self.gateways.pop()
+                one.terminate()
+                waited.callback(gateway.wait, one)
 
     def end(self):
-        self.stop()
-        self.sshd.stop()
-        self.network.end()
+        self.made.close()
 
     def transfer(self, service, number=0, mode="EPSV", url="ftp://{}/", read_back=True, arguments=()):
         """One upload, read back in the same session, from one of the clients. What curl says where it fails, else nothing."""
