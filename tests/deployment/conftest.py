@@ -1,6 +1,8 @@
 """What several files of tests share, because it takes long to make: the Debian package, and the image."""
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
 
 import gateway
@@ -31,10 +33,15 @@ def environment(tmp_path_factory):
     storage.write_text(
         f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n', encoding="utf-8"
     )
-    return os.environ | {
+    made = os.environ | {
         "CONTAINERS_STORAGE_CONF": str(storage),
         "CONTAINERS_CONF": str(Path(__file__).with_name("containers.conf")),
     }
+    with contextlib.ExitStack() as undone:
+        # pytest keeps the folders of three runs, and this driver has every layer whole.
+        undone.callback(shutil.rmtree, folder)
+        undone.callback(gateway.run, "podman", "rmi", "--all", "--force", env=made)
+        yield made
 
 
 @pytest.fixture(scope="session")

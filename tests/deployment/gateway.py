@@ -1,5 +1,6 @@
 """The real gateway in front of a real sshd, for tests: certificates, keys, configuration, processes."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -69,15 +70,21 @@ def ssh_key(path):
     path.chmod(0o600)
 
 
-def stop(process, number=signal.SIGTERM):
-    """Ends a process that a test began, and tells how it ended."""
-    if process.poll() is None:
-        process.send_signal(number)
+def wait(process):
+    """How a process ended that is about to. One that does not is killed, and the test fails."""
     try:
         return process.wait(WAIT)
     except subprocess.TimeoutExpired:
         process.kill()
+        process.wait()
         raise
+
+
+def stop(process, number=signal.SIGTERM):
+    """Ends a process that a test began, and tells how it ended."""
+    if process.poll() is None:
+        process.send_signal(number)
+    return wait(process)
 
 
 class Sshd:
@@ -105,12 +112,15 @@ class Sshd:
         self.process = None
 
     def start(self):
-        log = (self.folder / "sshd.log").open("w")
-        self.process = subprocess.Popen(
-            [*self.inside, "/usr/sbin/sshd", "-D", "-e", "-f", self.folder / "sshd_config"], stderr=log
-        )
-        listens = f"Server listening on {self.address} port {self.port}."
-        wait_for(lambda: listens in (self.folder / "sshd.log").read_text(), "sshd")
+        with contextlib.ExitStack() as begun:
+            with (self.folder / "sshd.log").open("w") as log:
+                self.process = subprocess.Popen(
+                    [*self.inside, "/usr/sbin/sshd", "-D", "-e", "-f", self.folder / "sshd_config"], stderr=log
+                )
+            begun.callback(self.stop)
+            listens = f"Server listening on {self.address} port {self.port}."
+            wait_for(lambda: listens in (self.folder / "sshd.log").read_text(), "sshd")
+            begun.pop_all()
 
     def stop(self):
         stop(self.process)

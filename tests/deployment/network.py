@@ -1,5 +1,6 @@
 """Network namespaces that a test makes and removes, and commands in them."""
 
+import contextlib
 import os
 import subprocess
 
@@ -11,9 +12,12 @@ class Network:
 
     def __init__(self, *names):
         self.names = {name: f"{name}-{os.getpid()}" for name in names}
-        self.batch(None, *[f"netns add {full}" for full in self.names.values()])
-        for name in names:
-            self.batch(name, "link set lo up")
+        with contextlib.ExitStack() as made:
+            for name, full in self.names.items():
+                self.batch(None, f"netns add {full}")
+                made.callback(self.batch, None, f"netns delete {full}")
+                self.batch(name, "link set lo up")
+            self.made = made.pop_all()
 
     def batch(self, name, *lines):
         """Lines of `ip`, in a namespace or (None) outside."""
@@ -47,5 +51,4 @@ class Network:
         return gateway.run(*self.inside(name), *command, **how)
 
     def end(self):
-        for full in self.names.values():
-            subprocess.run(["ip", "netns", "delete", full], check=False, capture_output=True)
+        self.made.close()

@@ -1,5 +1,6 @@
 """One alert with everything real: gateway, sshd, curl, Prometheus and Alertmanager."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -15,17 +16,15 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def running(tmp_path):
     """What a test has begun; all of it is ended, last first."""
-    begun = []
+    with contextlib.ExitStack() as begun:
 
-    def begin(name, *command):
-        log = (tmp_path / f"{name}.log").open("w")
-        process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, cwd=tmp_path)
-        begun.append(process)
-        return process
+        def begin(name, *command):
+            with (tmp_path / f"{name}.log").open("w") as log:
+                process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, cwd=tmp_path)
+            begun.callback(gateway.stop, process)
+            return process
 
-    yield begin
-    for process in reversed(begun):
-        gateway.stop(process)
+        yield begin
 
 
 def hasty_rules(target):

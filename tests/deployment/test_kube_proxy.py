@@ -5,6 +5,7 @@ iptables that kube-proxy would make of the rendered Services. Addresses are thos
 """
 
 import concurrent.futures
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -28,6 +29,12 @@ BALANCED = {
     "gateway-ftps2sftp": ("192.0.2.20", "ftps.example.com"),
 }
 MODES = {"EPSV": [], "PASV": ["--disable-epsv"]}
+# Modules of the kernel that the rules need, each with a match that is this module's.
+MODULES = {
+    "xt_conntrack": "-m conntrack --ctstate DNAT",
+    "xt_recent": "-m recent --name look --set",
+    "xt_statistic": "-m statistic --mode nth --every 2 --packet 0",
+}
 
 
 def nat(objects, pods, policy):
@@ -70,14 +77,33 @@ def nat(objects, pods, policy):
     ]
 
 
+def restore(network, name, *rules):
+    """Rules in the place of those that a namespace has in the tables that are named. What iptables says where it fails."""
+    command = [*network.inside(name), "iptables-restore"]
+    done = subprocess.run(command, check=False, input="\n".join(rules) + "\n", capture_output=True, text=True)
+    return None if done.returncode == 0 else done.stderr
+
+
+def look_for_modules(network):
+    """Fails where the kernel lacks a module, with its name, which iptables does not tell."""
+    said = {module: restore(network, "node", "*filter", f"-A FORWARD {match}", "COMMIT") for module, match in MODULES.items()}
+    missing = [module for module, failed in said.items() if failed]
+    # The iptables that writes rules for nftables hands all matches of this kind to one more module.
+    if missing == list(MODULES) and "nf_tables" in gateway.run("iptables", "--version").stdout:
+        missing = ["nft_compat"]
+    assert not missing, f"the kernel has no {', no '.join(missing)}, which the rules of Services need: {said}"
+
+
 class Cluster:
     """The namespaces, the SFTP server, and whatever gateways the chart makes of values."""
 
     def __init__(self, folder):
         self.folder = folder
-        self.network = Network("client", "node", "sftp", *[name for name, _ in PODS.values()])
         self.gateways = []
-        try:
+        with contextlib.ExitStack() as made:
+            self.network = Network("client", "node", "sftp", *[name for name, _ in PODS.values()])
+            made.callback(self.network.end)
+            look_for_modules(self.network)
             self.network.link("client", f"{CLIENTS[0]}/24", "node", "198.51.100.1/24")
             self.network.batch("client", *[f"address add {address}/24 dev eth0" for address in CLIENTS[1:]])
             for name, address in PODS.values():
@@ -88,14 +114,14 @@ class Cluster:
             (folder / "ssh").mkdir()
             self.sshd = gateway.Sshd(folder / "ssh", SFTP, 22, self.network.inside("sftp"))
             self.sshd.start()
+            made.callback(self.sshd.stop)
             gateway.certificate(folder / "tls", [f"DNS:{name}" for _, name in BALANCED.values()])
             self.hash = gateway.run("openssl", "passwd", "-6", "secret").stdout
             self.hosts = folder / "hosts"
             names = {name: address for address, name in BALANCED.values()} | {"sftp.internal": SFTP}
             self.hosts.write_text("".join(f"{address} {name}\n" for name, address in names.items()), encoding="utf-8")
-        except BaseException:
-            self.network.end()
-            raise
+            made.callback(self.stop)
+            self.made = made.pop_all()
 
     def values(self, **changes):
         """Values of the chart for one load balancer, with changes."""
@@ -129,11 +155,9 @@ class Cluster:
                 if made["kind"] == "Service":
                     made["spec"]["sessionAffinity"] = "ClientIP"
         policy = policy or values["service"].get("externalTrafficPolicy", "Local")
-        rules = "\n".join(nat(objects, pods, policy)) + "\n"
-        done = subprocess.run(
-            [*self.network.inside("node"), "iptables-restore"], check=False, input=rules, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{rules}{done.stderr}"
+        rules = nat(objects, pods, policy)
+        failed = restore(self.network, "node", *rules)
+        assert failed is None, "\n".join([*rules, failed])
 
         config = next(made for made in objects if made["kind"] == "ConfigMap" and "config.yaml" in made["data"])["data"]
         pod = next(made for made in objects if made["kind"] == "StatefulSet")["spec"]["template"]["spec"]
@@ -157,15 +181,14 @@ class Cluster:
             gateway.wait_for(lambda asked=asked: subprocess.run(asked, check=False, capture_output=True).returncode == 0, name)
 
     def stop(self):
-        for one in self.gateways:
-            one.terminate()
-        while self.gateways:
-            gateway.stop(self.gateways.pop())
+        with contextlib.ExitStack() as waited:
+            while self.gateways:
+                one = self.gateways.pop()
+                one.terminate()
+                waited.callback(gateway.wait, one)
 
     def end(self):
-        self.stop()
-        self.sshd.stop()
-        self.network.end()
+        self.made.close()
 
     def transfer(self, service, number=0, mode="EPSV", url="ftp://{}/", read_back=True, arguments=()):
         """One upload, read back in the same session, from one of the clients. What curl says where it fails, else nothing."""
@@ -231,7 +254,7 @@ def test_one_service_for_two_pods_loses_transfers_whatever_the_affinity(cluster,
     cluster.start(values, affinity=affinity)
     for mode in MODES:
         # Some wait for an answer about a connection that came to the other pod.
-        how = {"read_back": False, "arguments": ["--max-time", "4"]}
+        how = {"read_back": False, "arguments": ["--max-time", "8"]}
         failed = cluster.transfers("gateway-ftps2sftp", mode, len(CLIENTS), **how)
         # Each data connection has an even chance: that all twenty clients are lucky, or none, happens once in a million.
         assert 0 < len(failed) < len(CLIENTS), failed

@@ -3,6 +3,7 @@
 dpkg works on a throw-away root: this machine's own file system, whose changes are kept in memory and seen by nobody else.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -33,22 +34,38 @@ def children_of(process):
     return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
+def end_entered(running):
+    """Ends what a command of a root has started, and tells how it ended.
+
+    `nsenter` passes no signal on; its only child has become the program. Should either stay, both end with the root.
+    """
+    if running.poll() is None:
+        for child in children_of(running.pid):
+            os.kill(child, signal.SIGTERM)
+    return gateway.wait(running)
+
+
 class Root:
     """A root of its own, and commands in it."""
 
     def __init__(self, folder):
         folder.mkdir()
-        self.holder = subprocess.Popen(
-            ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child",
-             "sh", "-c", HOLD, "sh", str(folder)], stderr=subprocess.PIPE, text=True,
-        )
-        gateway.wait_for(lambda: self.holder.poll() is not None or children_of(self.holder.pid), "the first process of the root")
-        assert self.holder.poll() is None, self.holder.stderr.read()
-        [first] = children_of(self.holder.pid)
-        self.inside = ["nsenter", f"--target={first}", "--mount", "--pid"]
-        ready = f"/proc/{first}/root{folder}/ready"
-        gateway.wait_for(lambda: self.holder.poll() is not None or Path(ready).exists(), "the root")
-        assert self.holder.poll() is None, self.holder.stderr.read()
+        with contextlib.ExitStack() as made:
+            self.holder = subprocess.Popen(
+                ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child",
+                 "sh", "-c", HOLD, "sh", str(folder)], stderr=subprocess.PIPE, text=True,
+            )
+            made.callback(self.end)
+            gateway.wait_for(
+                lambda: self.holder.poll() is not None or children_of(self.holder.pid), "the first process of the root"
+            )
+            assert self.holder.poll() is None, self.holder.stderr.read()
+            [first] = children_of(self.holder.pid)
+            self.inside = ["nsenter", f"--target={first}", "--mount", "--pid"]
+            ready = f"/proc/{first}/root{folder}/ready"
+            gateway.wait_for(lambda: self.holder.poll() is not None or Path(ready).exists(), "the root")
+            assert self.holder.poll() is None, self.holder.stderr.read()
+            made.pop_all()
         self.path = f"{folder}/root"
         # The same files as this process reaches them.
         self.files = Path(f"/proc/{first}/root{folder}/root")
@@ -85,9 +102,9 @@ class Root:
     def end(self):
         # SIGTERM it leaves to its child, the first process of the root, to which signals of its own are nothing. The
         # child ends with it, and with the child whatever runs in the root.
-        self.holder.kill()
-        self.holder.wait(gateway.WAIT)
-        self.holder.stderr.close()
+        with self.holder.stderr:
+            self.holder.kill()
+            self.holder.wait(gateway.WAIT)
 
 
 @pytest.fixture
@@ -171,13 +188,15 @@ def test_the_installed_program_serves_as_its_user(installed, tmp_path):
     installed.put("/etc/ftps2sftp/login_key", (tmp_path / "ssh/login_key").read_text())
     for file in ("tls.crt", "tls.key"):
         installed.put(f"/etc/ftps2sftp/{file}", (tls / file).read_text())
-    sshd.start()
-    log = (tmp_path / "gateway.log").open("w")
     # As the unit starts it.
     unit = (installed.files / "lib/systemd/system/ftps2sftp.service").read_text(encoding="utf-8")
     start = re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE).group(1).split()
-    running = subprocess.Popen(installed.command(*start, user="ftps2sftp"), stdout=log, stderr=log)
-    try:
+    with contextlib.ExitStack() as begun:
+        sshd.start()
+        begun.callback(sshd.stop)
+        with (tmp_path / "gateway.log").open("w") as log:
+            running = subprocess.Popen(installed.command(*start, user="ftps2sftp"), stdout=log, stderr=log)
+        begun.callback(end_entered, running)
         gateway.wait_for(
             lambda: running.poll() is not None or gateway.get(f"http://127.0.0.1:{admin}/readyz")[0] == 200, "the gateway"
         )
@@ -187,14 +206,7 @@ def test_the_installed_program_serves_as_its_user(installed, tmp_path):
         done = gateway.curl(tls, "--upload-file", sent, f"ftp://localhost:{explicit}/came")
         assert done.returncode == 0, done.stderr
         assert (sshd.files / "came").read_text() == "installed"
-    finally:
-        # `nsenter` passes no signal on; its only child has become the gateway.
-        if running.poll() is None:
-            [child] = children_of(running.pid)
-            os.kill(child, signal.SIGTERM)
-        code = running.wait(gateway.WAIT)
-        sshd.stop()
-    assert code == 0, (tmp_path / "gateway.log").read_text()
+        assert end_entered(running) == 0, (tmp_path / "gateway.log").read_text()
 
 
 def test_a_newer_package_and_a_removal_leave_the_configuration(installed):
@@ -222,6 +234,19 @@ def test_a_newer_package_and_a_removal_leave_the_configuration(installed):
     assert "/etc/ftps2sftp is not empty and stays" in said
     assert installed.has("/etc/ftps2sftp/config.yaml")
     assert installed.do("getent", "passwd", "ftps2sftp") == before
+
+
+def test_a_purge_leaves_a_user_that_is_at_work_and_says_so(installed):
+    busy = subprocess.Popen(installed.command("sleep", "infinity", user="ftps2sftp"))
+    with contextlib.ExitStack() as begun:
+        begun.callback(end_entered, busy)
+        number = installed.do("id", "--user", "ftps2sftp").strip()
+        gateway.wait_for(lambda: installed.run("pgrep", "--uid", number)[0] == 0, "a process of the user's")
+        said = installed.do("dpkg", "--purge", "ftps2sftp")
+    assert "the user ftps2sftp could not be removed and stays" in said, said
+    assert installed.run("dpkg-query", "--show", "ftps2sftp")[0] != 0
+    assert not installed.has("/etc/ftps2sftp")
+    assert installed.run("getent", "passwd", "ftps2sftp")[0] == 0
 
 
 def test_a_purge_removes_what_the_package_made(installed):

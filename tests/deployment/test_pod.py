@@ -4,6 +4,8 @@ podman runs them as their descriptions say, limits of memory and processor aside
 everywhere. The application is a container of the gateway's own image, for its FTPS client, or curl of this machine.
 """
 
+import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -32,26 +34,29 @@ class Pod:
         (folder / "ssh").mkdir()
         gateway.signed_certificate(folder / "certificate")
         settings = [f"--sysctl={entry['name']}={entry['value']}" for entry in sysctls]
-        self.podman("pod", "create", "--name", self.name, "--network=none", *settings)
         # Kubelet writes this file, too, with what `hostAliases` of a pod say.
         self.hosts = folder / "hosts"
         self.hosts.write_text("127.0.0.1 localhost\n127.0.0.1 sftp.internal\n", encoding="utf-8")
-        try:
+        with contextlib.ExitStack() as made:
+            # Undone last: containers end with their pod.
+            made.callback(self.wait)
+            # Of a creation that fails half-way, something may be there.
+            made.callback(self.podman, "pod", "rm", "--force", "--ignore", "--time=0", self.name)
+            self.podman("pod", "create", "--name", self.name, "--network=none", *settings)
             self.podman("pod", "start", self.name)
             infra = self.podman("pod", "inspect", "--format", "{{.InfraContainerID}}", self.name)
             self.process = self.podman("inspect", "--format", "{{.State.Pid}}", infra)
             self.inside = ["nsenter", f"--net=/proc/{self.process}/ns/net"]
             self.sshd = gateway.Sshd(folder / "ssh", port=22, inside=self.inside)
             self.sshd.start()
-        except BaseException:
-            self.podman("pod", "rm", "--force", "--time=0", self.name)
-            raise
+            made.callback(self.sshd.stop)
+            self.made = made.pop_all()
 
     def podman(self, *arguments):
         return gateway.run("podman", *arguments, env=self.environment).stdout.strip()
 
-    def render(self, backend=None):
-        """The example's objects, for the SFTP server of this pod, or with another backend."""
+    def render(self, backend=None, **sidecar):
+        """The example's objects, for the SFTP server of this pod, or with another backend and other values of the sidecar."""
         helmtool.update_dependencies(EXAMPLE)
         user = {
             "password_hash": "${file:/secrets/uploader-sftp/password.hash}", "backend": "warehouse",
@@ -59,7 +64,7 @@ class Pod:
         }
         known = f"sftp.internal {(self.folder / 'ssh/host_key.pub').read_text()}"
         config = {"users": {"uploader": user}} | ({"backends": {"warehouse": backend}} if backend else {})
-        objects = helmtool.render(EXAMPLE, {"ftps2sftp-lib": {"knownHosts": known, "config": config}})
+        objects = helmtool.render(EXAMPLE, {"ftps2sftp-lib": {"knownHosts": known, "config": config} | sidecar})
         [deployment] = [made for made in objects if made["kind"] == "Deployment"]
         [config] = [made for made in objects if made["kind"] == "ConfigMap"]
         secrets = {
@@ -98,7 +103,6 @@ class Pod:
         assert context["allowPrivilegeEscalation"] is False and context["readOnlyRootFilesystem"] is True
         user = f"{context['runAsUser']}:{context.get('runAsGroup', 0)}"
         name = f"{self.name}-{container['name']}-{len(self.started)}"
-        log = (self.folder / f"{name}.log").open("w")
         command = [
             "podman", "run", "--rm", "--pod", self.name, "--name", name, "--user", user, "--group-add", str(context["fsGroup"]),
             "--read-only", "--read-only-tmpfs=false", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--log-driver=none",
@@ -106,8 +110,8 @@ class Pod:
             *[f"--volume={volumes[mount['name']]}:{mount['mountPath']}:ro" for mount in container.get("volumeMounts", [])],
             *extra, image or self.image, *[str(argument) for argument in arguments or container["args"]],
         ]
-        running = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
-        log.close()
+        with (self.folder / f"{name}.log").open("w") as log:
+            running = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         running.name, running.log, running.pidfile = name, self.folder / f"{name}.log", self.folder / f"{name}.pid"
         self.started.append(running)
         return running
@@ -118,30 +122,30 @@ class Pod:
         command = [*self.inside, "curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", url]
         return subprocess.run(command, check=False, capture_output=True, text=True).stdout
 
+    def wait(self):
+        with contextlib.ExitStack() as waited:
+            for running in self.started:
+                waited.callback(gateway.wait, running)
+
     def end(self):
-        self.podman("pod", "rm", "--force", "--time=0", self.name)
-        for running in self.started:
-            running.wait(gateway.WAIT)
-        self.sshd.stop()
+        self.made.close()
 
 
 @pytest.fixture
 def make_pod(tmp_path, image, environment):
     """Makes pods that end with the test."""
     tmp_path.chmod(0o755)
-    made = []
+    numbers = itertools.count()
+    with contextlib.ExitStack() as made:
 
-    def make(**how):
-        folder = tmp_path / str(len(made))
-        folder.mkdir()
-        made.append(Pod(folder, image, environment, **how))
-        return made[-1]
+        def make(**how):
+            folder = tmp_path / str(next(numbers))
+            folder.mkdir()
+            pod = Pod(folder, image, environment, **how)
+            made.callback(pod.end)
+            return pod
 
-    try:
         yield make
-    finally:
-        for pod in made:
-            pod.end()
 
 
 @pytest.fixture
@@ -149,9 +153,9 @@ def pod(make_pod):
     return make_pod()
 
 
-def start_sidecar(pod, *extra, backend=None):
+def start_sidecar(pod, *extra, backend=None, **values):
     """The sidecar, once its startup probe succeeds: from then on kubelet starts the application."""
-    spec, config_maps, secrets = pod.render(backend)
+    spec, config_maps, secrets = pod.render(backend, **values)
     volumes = pod.volumes(spec, config_maps, secrets)
     [described] = spec["initContainers"]
     assert described["restartPolicy"] == "Always"
@@ -187,10 +191,11 @@ def test_an_application_transfers_files_over_its_own_loopback(pod):
 
 
 def test_a_running_transfer_outlives_the_end_of_its_pod(pod):
-    sidecar, spec, volumes = start_sidecar(pod)
+    # The transfer takes less than half of it.
+    sidecar, spec, volumes = start_sidecar(pod, drainSeconds=30)
     [application] = spec["containers"]
     sent = pod.folder / "sent"
-    sent.write_bytes(os.urandom(6_000_000))
+    sent.write_bytes(os.urandom(24_000_000))
     # The image has one program; curl and its libraries are those of this machine.
     extra = ["--entrypoint=/usr/bin/curl", *[f"--volume={folder}:{folder}:ro" for folder in ("/usr", "/lib", "/lib64")],
              f"--volume={sent}:/sent:ro", f"--volume={pod.folder}/certificate/authority.crt:/authority.crt:ro"]
@@ -210,13 +215,13 @@ def test_a_running_transfer_outlives_the_end_of_its_pod(pod):
 
     stop(pod, sidecar)
     gateway.wait_for(lambda: pod.asked("/readyz") == "503", "the sidecar's word that it drains")
-    # Nobody new comes in, and the file is still on its way.
-    late = subprocess.run([*pod.inside, "curl", "--silent", "ftp://127.0.0.1:2121/"], check=False, capture_output=True)
-    assert late.returncode == 7
+    # It says so before it closes its ports. From then on nobody new comes in, and the file is still on its way.
+    late = [*pod.inside, "curl", "--silent", "--max-time", "5", "ftp://127.0.0.1:2121/"]
+    gateway.wait_for(lambda: subprocess.run(late, check=False, capture_output=True).returncode == 7, "a port that refuses")
     assert client.poll() is None and sidecar.poll() is None and not (pod.sshd.files / "sent").exists()
 
     assert client.wait(gateway.WAIT) == 0, client.log.read_text() + sidecar.log.read_text()
-    assert time.monotonic() - started > 2
+    assert time.monotonic() - started > 8
     assert (pod.sshd.files / "sent").read_bytes() == sent.read_bytes()
     assert sidecar.wait(gateway.WAIT) == 0, sidecar.log.read_text()
 
@@ -254,12 +259,15 @@ class NameServer:
     def __init__(self, pod, name, address):
         self.name, self.names, self.log = name, pod.folder / "names", pod.folder / "dnsmasq.log"
         self.names.write_text(f"{address} {name}\n", encoding="utf-8")
-        self.process = subprocess.Popen([
-            *pod.inside, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--pid-file=", "--no-resolv",
-            "--no-hosts", "--listen-address=127.0.0.1", "--bind-interfaces", "--local=/cluster.local/",
-            f"--addn-hosts={self.names}", "--log-queries", f"--log-facility={self.log}",
-        ])
-        self.wait_until_read(1)
+        with contextlib.ExitStack() as begun:
+            self.process = subprocess.Popen([
+                *pod.inside, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--pid-file=",
+                "--no-resolv", "--no-hosts", "--listen-address=127.0.0.1", "--bind-interfaces", "--local=/cluster.local/",
+                f"--addn-hosts={self.names}", "--log-queries", f"--log-facility={self.log}",
+            ])
+            begun.callback(self.end)
+            self.wait_until_read(1)
+            begun.pop_all()
 
     def wait_until_read(self, times):
         def is_read():
@@ -273,6 +281,9 @@ class NameServer:
         self.process.send_signal(signal.SIGHUP)
         self.wait_until_read(2)
 
+    def end(self):
+        gateway.stop(self.process)
+
 
 def test_a_backend_is_found_by_the_clusters_search_list_and_followed_when_it_moves(pod):
     (pod.folder / "other").mkdir()
@@ -285,9 +296,11 @@ def test_a_backend_is_found_by_the_clusters_search_list_and_followed_when_it_mov
         "search files.svc.cluster.local svc.cluster.local cluster.local\nnameserver 127.0.0.1\noptions ndots:5\n",
         encoding="utf-8",
     )
-    name_server = NameServer(pod, "warehouse.sftp.svc.cluster.local", "127.0.0.1")
-    other.start()
-    try:
+    with contextlib.ExitStack() as begun:
+        name_server = NameServer(pod, "warehouse.sftp.svc.cluster.local", "127.0.0.1")
+        begun.callback(name_server.end)
+        other.start()
+        begun.callback(other.stop)
         sidecar, *_ = start_sidecar(
             pod, f"--volume={resolver}:/etc/resolv.conf:ro",
             backend={"address": "warehouse.sftp:22", "host_keys": [pod.sshd.fingerprint, other.fingerprint]},
@@ -312,6 +325,3 @@ def test_a_backend_is_found_by_the_clusters_search_list_and_followed_when_it_mov
         assert "warehouse.sftp.svc.cluster.local is 127.0.0.1" in said, said
         name_server.move("127.0.0.2")
         assert logins_after_a_transfer("second") == [1, 1]
-    finally:
-        gateway.stop(name_server.process)
-        other.stop()

@@ -144,6 +144,25 @@ def test_the_packaged_program_runs(unpacked):
     assert version.split()[1] == re.search(r"^Version: (.*)$", control, re.MULTILINE).group(1)
 
 
+def test_the_shipped_program_says_that_it_makes_no_traces(tmp_path):
+    gateway.certificate(tmp_path)
+    # It is never started: what the backend says is not the question.
+    sshd = gateway.Sshd(tmp_path / "ssh")
+    text = gateway.configuration(sshd, tmp_path, tmp_path / "ssh/login_key", gateway.free_ports(2), (30000, 30000))
+    valid = re.compile(r"^configuration +ok .* is valid$", re.MULTILINE)
+
+    def checked(more):
+        (tmp_path / "config.yaml").write_text(text + more, encoding="utf-8")
+        return said_by(gateway.binary(), "check", "--config", tmp_path / "config.yaml", timeout=60)
+
+    _, said = checked("traces: {endpoint: null}\n")
+    assert valid.search(said), said
+    code, said = checked('traces: {endpoint: "http://127.0.0.1:4318"}\n')
+    assert code != 0 and not valid.search(said), said
+    assert "traces.endpoint" in said and "asks for traces, which were not built in" in said, said
+    assert "`--features otlp`" in said, said
+
+
 def test_scripts_of_the_package_are_shell(unpacked):
     scripts = [unpacked / "DEBIAN" / name for name in ("postinst", "prerm", "postrm")]
     gateway.run("shellcheck", *scripts)
