@@ -1,7 +1,7 @@
 //! Traces, by OTLP over HTTP to an OpenTelemetry collector: one trace for each session, in it a span for each command, each
 //! connection to a backend, and each SFTP request that carries no file data. Only with the feature `otlp`.
 //!
-//! Nothing waits for a collector: spans that ended stand in a queue of [`QUEUE`], what does not fit is dropped, and a thread
+//! Nothing waits for a collector: spans that ended stand in a bounded queue, what does not fit is dropped, and a thread
 //! sends them. That it cannot be reached is told once in the log, and once when it can be again.
 //!
 //! The SDK's own variables hold as well, such as `OTEL_TRACES_SAMPLER`, `OTEL_RESOURCE_ATTRIBUTES` and
