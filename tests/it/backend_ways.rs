@@ -105,7 +105,7 @@ async fn logins_fail_at_once_while_no_address_answers_and_one_in_a_while_tries()
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     gateway.wait_for_log(|line| line.contains("the backend answers again"));
-    assert_eq!(gateway.metric(series).await, 0.0);
+    gateway.wait_for_metric(series, 0.0).await;
     let said = |what: &str| gateway.log().lines().filter(|line| line.contains(what)).count();
     assert_eq!(said("no address of the backend answers"), 1, "the log says it once");
     assert_eq!(said("the backend answers again"), 1);
