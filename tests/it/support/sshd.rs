@@ -331,12 +331,30 @@ impl Sshd {
 impl Drop for Sshd {
     fn drop(&mut self) {
         self.kill_sessions();
+        // What was stopped does not hear that its parent is gone, and is nobody's descendant any more. It is in the mount
+        // namespace that is this server's alone, as long as the server is: then its number is given to the next.
+        let server = self.process.id();
+        if let Some(place) = namespace(server).filter(|place| Some(place) != namespace(std::process::id()).as_ref()) {
+            let is_left = |process: &u32| *process != server && namespace(*process).as_ref() == Some(&place);
+            signal("KILL", &processes().filter(is_left).collect::<Vec<_>>());
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
         if std::thread::panicking() {
             eprintln!("--- log of sshd on {}\n{}---", self.address, self.log());
         }
     }
+}
+
+/// The mount namespace of a process.
+fn namespace(process: u32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{process}/ns/mnt")).ok()
+}
+
+/// Every process there is.
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").unwrap();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 fn write_files(directory: &Path, port: u16, options: &Options) {
@@ -454,11 +472,7 @@ pub(crate) fn run(command: &mut Command) -> String {
 
 /// Every process below `root`, by /proc.
 fn descendants(root: u32) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let parents: Vec<(u32, u32)> = processes
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(|process| Some((process, stat(process)?.1)))
-        .collect();
+    let parents: Vec<(u32, u32)> = processes().filter_map(|process| Some((process, stat(process)?.1))).collect();
     let mut found = vec![root];
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
