@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[2]
 HOLD = """
 set -e
 mount -t tmpfs tmpfs "$1"
-mkdir "$1/changes" "$1/work" "$1/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/changes,workdir=$1/work" "$1/root"
-mount -t proc proc "$1/root/proc"
-mount --rbind /dev "$1/root/dev"
+mkdir "$1/changes" "$1/work" "$1/merged"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/changes,workdir=$1/work" "$1/merged"
+mount -t proc proc "$1/merged/proc"
+mount --rbind /dev "$1/merged/dev"
 # dpkg would have all manual pages of this machine listed anew each time.
-rm -f "$1/root/var/lib/man-db/auto-update"
+rm -f "$1/merged/var/lib/man-db/auto-update"
 touch "$1/ready"
 exec sleep infinity
 """
@@ -66,9 +66,9 @@ class Root:
             gateway.wait_for(lambda: self.holder.poll() is not None or Path(ready).exists(), "the root")
             assert self.holder.poll() is None, self.holder.stderr.read()
             made.pop_all()
-        self.path = f"{folder}/root"
+        self.path = f"{folder}/merged"
         # The same files as this process reaches them.
-        self.files = Path(f"/proc/{first}/root{folder}/root")
+        self.files = Path(f"/proc/{first}/root{folder}/merged")
 
     def command(self, *command, user=None):
         """A command line that is run in the root."""
