@@ -82,12 +82,16 @@ fn front(config: &Config, findings: &mut Findings) {
 
 fn certificate(file: &Path, shown: &ShownCertificate, findings: &mut Findings) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let days = (shown.not_after - i64::try_from(now).unwrap_or(i64::MAX)).div_euclid(24 * 60 * 60);
+    let days_until = |time: i64| (time - i64::try_from(now).unwrap_or(i64::MAX)).div_euclid(24 * 60 * 60);
+    let (days, days_to_wait) = (days_until(shown.not_after), days_until(shown.not_before));
     let about = format!("{} for {}", file.display(), shown.names.join(", "));
     if days < 0 {
         let hint =
             "clients that look at it will refuse it; put a new one in its place, which is taken over while it runs";
         findings.failed("certificate", &format!("{about} has expired"), hint);
+    } else if days_to_wait >= 0 {
+        let hint = "clients that look at it will refuse it until then: check the clock here and there, or wait";
+        findings.failed("certificate", &format!("{about} is not valid yet, for {} days", days_to_wait + 1), hint);
     } else {
         findings.add("certificate", State::Ok, format!("{about}, its key matches, {days} days left"));
     }
@@ -228,6 +232,7 @@ fn hint(error: &ConnectError) -> &'static str {
         ConnectError::Jump { source, .. } => hint(source),
         ConnectError::Rejected { .. } => "check the name and the password or key under `login`",
         ConnectError::Credentials(error) => error.hint(),
+        ConnectError::NothingKept => "`login: passthrough` keeps the password, covered, for as long as the session",
         ConnectError::NoChannel(_) => {
             "raise MaxSessions on the server, or what it calls the sessions of one connection"
         }

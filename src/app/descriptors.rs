@@ -30,3 +30,26 @@ pub fn shortage(config: &Config, limit: Option<u64>) -> Option<String> {
          limit (LimitNOFILE, ulimit -n) to {needed}, or lower limits.sessions"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load_text;
+
+    #[test]
+    fn it_is_told_how_many_sessions_a_limit_is_enough_for() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["c", "k", "h"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let text = "tls: {certificates: [{certificate: c, key: k}]}\nbackends: {b: {address: h, known_hosts: h}}\n\
+                    users: {'*': {backend: b, login: passthrough}}\nlimits: {sessions: 1000}\n";
+        let config = load_text(text, folder.path()).config.unwrap();
+        assert_eq!(shortage(&config, None), None, "no limit");
+        assert_eq!(shortage(&config, Some(4 * 1000 + 128)), None);
+        let told = shortage(&config, Some(1024)).unwrap();
+        assert!(told.contains("1024 file descriptors are enough for 224 sessions"), "{told}");
+        assert!(told.contains("to 4128"), "{told}");
+        assert!(shortage(&config, Some(0)).unwrap().contains("enough for 0 sessions"));
+    }
+}

@@ -42,7 +42,7 @@ use crate::telemetry::audit::{Audit, AuditGuard};
 use crate::telemetry::logging::{self, LogGuard, LoggingError};
 use crate::telemetry::metrics::{self, DrainOutcome, Exposition, InstallError, ToldUsers};
 use crate::tls::client_certificate::ClientAuthorities;
-use crate::tls::{ServerTls, TlsError, certificate};
+use crate::tls::{ServerTls, ShownCertificate, TlsError, certificate};
 use crate::transfer::announced::Announced;
 use crate::transfer::in_place::InPlace;
 use crate::transfer::passive::PassivePorts;
@@ -440,13 +440,15 @@ async fn pulse(services: Arc<Services>, listeners: Vec<String>, readiness: Readi
         }
         let tls = services.tls.get();
         let not_after = tls.certificates().iter().map(|certificate| certificate.not_after);
-        if let Some(first) = not_after.clone().min() {
+        if let Some(first) = not_after.min() {
             listeners.iter().for_each(|listener| metrics::certificate_not_after(listener, first));
         }
-        // Clients that look at it are refused by the last one; until then they are served.
+        // Clients that look at it are served as long as one certificate is valid.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let last = not_after.max();
-        readiness.set(Check::Certificate, last.is_none_or(|last| u64::try_from(last).is_ok_and(|last| last > now)));
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let is_valid = |shown: &ShownCertificate| (shown.not_before..shown.not_after).contains(&now);
+        let certificates = tls.certificates();
+        readiness.set(Check::Certificate, certificates.is_empty() || certificates.iter().any(is_valid));
         if has_watchdog {
             service_manager::alive();
         }
@@ -468,7 +470,7 @@ async fn ask_backends(services: Arc<Services>, readiness: Readiness) {
             let is_fresh = |seen: ssh::Seen| seen.is_up && seen.at.elapsed() < BACKEND_ASKED_AFTER;
             if !target.seen().is_some_and(is_fresh) {
                 let greeted = ssh::Connection::greet(&target).await;
-                target.tried(greeted.as_ref());
+                target.greeted(greeted.as_ref());
                 if let Ok(connection) = greeted {
                     connection.close().await;
                 }

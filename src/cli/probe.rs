@@ -40,7 +40,7 @@ pub(super) struct Arguments {
     /// Not even that: TLS and the greeting. The URL needs no user.
     #[arg(long, conflicts_with_all = ["size", "login_only"])]
     tls_only: bool,
-    /// Seconds that all of it may take.
+    /// Seconds that all of it may take; then up to five more to remove the file.
     #[arg(long, default_value_t = 30)]
     timeout: u32,
 }

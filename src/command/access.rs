@@ -152,7 +152,7 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], proof: Proo
         Proof::Password(password) => {
             let known = match user.as_deref() {
                 // SECURITY: a user without a hash is let in only where the backend checks this very password.
-                Some(User { password_hash: None, login: Login::Passthrough, .. }) => true,
+                Some(User { password_hash: None, login: Login::Passthrough(_), .. }) => true,
                 user => realm.accounts.verify(user, &password).await,
             };
             (Some(password), known)
@@ -205,7 +205,7 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], proof: Proo
 
 fn credentials(realm: &Realm, user: &User, name: &str, password: Option<Secret>) -> Option<Credentials> {
     match user.login {
-        Login::Passthrough => Some(Credentials::password(name, password?)),
+        Login::Passthrough(_) => Some(Credentials::password(name, password?)),
         Login::Mapped(_) => mapped_credentials(user, &realm.login_keys),
     }
 }

@@ -155,6 +155,9 @@ pub fn reply_for(error: &CommandError) -> Answer {
             PathError::SegmentTooLong => Answer::stay(not_allowed(*purpose), "A name in the path is too long"),
         },
         CommandError::Backend(purpose, BackendError::Sftp(error)) => sftp_reply(*purpose, error),
+        CommandError::Backend(_, BackendError::Connect(ConnectError::NothingKept)) => {
+            Answer::close(421, "The connection to the file server was lost; log in again")
+        }
         CommandError::Backend(purpose, BackendError::Connect(_)) => {
             Answer::stay(temporarily(*purpose), "The backend cannot be reached, try again later")
         }

@@ -322,9 +322,18 @@ pub enum PasswordHash {
 #[derive(Debug)]
 pub enum Login {
     /// The FTP name and password are tried on the backend.
-    Passthrough,
+    Passthrough(Afterwards),
     /// A login that the gateway holds.
     Mapped(MappedLogin),
+}
+
+/// What becomes of a password that was passed through and taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It is kept, covered, for as long as its session: a connection that is lost is made again with it.
+    Kept,
+    /// Nothing of it is kept: a session whose connection is lost ends, and the client logs in again.
+    Gone,
 }
 
 /// A login that the gateway holds: a key, a password, or both, where a server wants both.

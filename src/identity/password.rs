@@ -8,6 +8,7 @@ use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use zeroize::Zeroize;
 
 use super::remembered::Remembered;
 use crate::config::PasswordHash;
@@ -20,6 +21,9 @@ pub const MAX_PASSWORD_LENGTH: usize = 1024;
 /// Most verifications at once, whatever the machine: each holds the memory its hash asks for (19 MiB with the
 /// parameters of [`hash`]), so sixteen are 304 MiB.
 const MAX_VERIFICATIONS: usize = 16;
+
+/// What a hash needs of the stack, and more: argon2id was seen to need 16 KiB. A thread has two megabytes.
+const STACK_OF_A_HASH: usize = 64 * 1024;
 
 /// Parameters of [`hash`]: the first that OWASP's Password Storage Cheat Sheet recommends for argon2id.
 const MEMORY_KIB: u32 = 19_456;
@@ -71,6 +75,7 @@ impl Verifier {
             if is_right & is_known {
                 remembered.remember(hash.text().reveal(), password.reveal());
             }
+            wipe_stack();
             drop(permit);
             is_right
         });
@@ -83,6 +88,16 @@ impl fmt::Debug for Verifier {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Verifier").finish_non_exhaustive()
     }
+}
+
+/// Overwrites what those that were called before, from the same caller, have left on the stack.
+///
+/// SECURITY: S-17. Hash functions put the password into blocks there, and the thread may do nothing for a while.
+#[inline(never)]
+fn wipe_stack() {
+    let mut frame = [0_u8; STACK_OF_A_HASH];
+    frame.zeroize();
+    std::hint::black_box(&frame);
 }
 
 /// The hashing libraries compare in constant time.

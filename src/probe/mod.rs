@@ -11,6 +11,9 @@ use tokio::time::timeout;
 use client::Client;
 use target::Target;
 
+/// How long it may take, beyond the limit, to remove a file that was being stored or read when that was over.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(5);
+
 /// What a probe does.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -54,17 +57,32 @@ impl std::fmt::Display for Passed {
 pub async fn run(target: &Target, options: &Options) -> Result<Passed, Failed> {
     let mut passed = Passed::default();
     let mut step = "connect";
-    let steps = go_through(target, options, &mut passed, &mut step);
-    match timeout(options.limit, steps).await {
+    let name = format!("ftps2sftp-probe-{}-{}", std::process::id(), random());
+    let ended = timeout(options.limit, go_through(target, options, &name, &mut passed, &mut step)).await;
+    match ended {
         Ok(Ok(())) => Ok(passed),
         Ok(Err(reason)) => Err(Failed { step, reason: reason.to_string() }),
-        Err(_) => Err(Failed { step, reason: format!("not done within {} s", options.limit.as_secs()) }),
+        Err(_) => {
+            if ["upload", "download", "list", "delete"].contains(&step) {
+                // The old connection is in the middle of something.
+                let _ = timeout(REMOVAL_LIMIT, remove(target, options, &name)).await;
+            }
+            Err(Failed { step, reason: format!("not done within {} s", options.limit.as_secs()) })
+        }
     }
+}
+
+async fn remove(target: &Target, options: &Options, name: &str) -> Result<(), client::Error> {
+    let mut client = Client::connect(target, options).await?;
+    client.log_in(target).await?;
+    client.command(&format!("DELE {name}"), &[250]).await?;
+    Ok(())
 }
 
 async fn go_through(
     target: &Target,
     options: &Options,
+    name: &str,
     passed: &mut Passed,
     step: &mut &'static str,
 ) -> Result<(), client::Error> {
@@ -79,14 +97,13 @@ async fn go_through(
         client.log_in(target).await?;
     }
     if let Some(size) = options.size {
-        let name = format!("ftps2sftp-probe-{}-{}", std::process::id(), random());
         let content = content(size);
         next(step, "upload");
-        let stored = client.store(&name, &content).await;
+        let stored = client.store(name, &content).await;
         let compared = async {
             stored?;
             next(step, "download");
-            let back = client.retrieve(&name, size).await?;
+            let back = client.retrieve(name, size).await?;
             if back != content {
                 return Err(client::Error::Differs { sent: content.len(), received: back.len() });
             }
@@ -99,7 +116,7 @@ async fn go_through(
             {
                 Ok(())
             } else {
-                Err(client::Error::NotListed(name.clone()))
+                Err(client::Error::NotListed(name.to_owned()))
             }
         }
         .await;

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 
-use crate::config::{Backend, Quirks};
+use crate::config::{Afterwards, Backend, Quirks};
 use crate::sftp::{self, Attributes, BackendPath, MoreChannels, OpenFlags, SftpError};
 use crate::ssh::{ConnectError, Credentials, Target};
 use crate::transfer::in_place::Watch;
@@ -59,7 +59,8 @@ pub struct BackendLink {
     target: Arc<Current<Target>>,
     /// Its entry in the configuration.
     entry: Arc<Backend>,
-    credentials: Credentials,
+    /// What a lost connection is made again with; `None` where nothing is kept of a password that was passed through.
+    credentials: Option<Credentials>,
     /// Where its connections come from, if they are shared.
     pool: Option<Arc<Pool>>,
     /// After so long without a command the channel is given back.
@@ -102,7 +103,7 @@ impl Stripes {
 #[derive(Debug)]
 pub enum Identity {
     /// The client's own.
-    Passthrough,
+    Passthrough(Afterwards),
     /// The user entry's, whose sessions may share connections.
     Mapped(Option<Arc<Pool>>),
 }
@@ -119,15 +120,16 @@ impl BackendLink {
         identity: Identity,
     ) -> Result<Self, ConnectError> {
         let entry = Arc::clone(target.get().backend());
+        let once = matches!(identity, Identity::Passthrough(Afterwards::Gone));
         let (pool, idle_release) = match identity {
-            Identity::Passthrough => (None, None),
+            Identity::Passthrough(_) => (None, None),
             Identity::Mapped(pool) => (pool, entry.idle_release),
         };
         let (stripes, left_behinds) = (Stripes::default(), LeftBehinds::default());
         let mut link = Self {
             target,
             entry,
-            credentials,
+            credentials: Some(credentials),
             pool,
             idle_release,
             lane: None,
@@ -138,6 +140,8 @@ impl BackendLink {
         if link.pool.as_ref().is_none_or(|pool| pool.home().is_none()) {
             link.reconnect().await?;
         }
+        // SECURITY: the backend has answered, and nobody has the password any more.
+        link.credentials = link.credentials.filter(|_| !once);
         Ok(link)
     }
 
@@ -392,9 +396,10 @@ impl BackendLink {
     async fn reconnect(&mut self) -> Result<sftp::Session, ConnectError> {
         let transfers = self.lane.take().is_some_and(|lane| lane.has_transfer());
         self.stripes.take();
-        let lane = match &self.pool {
-            Some(pool) => pool.lane(transfers).await?,
-            None => Lane::connect(&self.target.get(), &self.credentials).await?,
+        let lane = match (&self.pool, &self.credentials) {
+            (Some(pool), _) => pool.lane(transfers).await?,
+            (None, Some(credentials)) => Lane::connect(&self.target.get(), credentials).await?,
+            (None, None) => return Err(ConnectError::NothingKept),
         };
         let sftp = self.lane.insert(lane).sftp().clone();
         self.keep_watch();

@@ -86,7 +86,7 @@ impl Realm {
     /// Whose login on the backend the sessions of a user entry have.
     pub fn identity(&self, user: &User) -> Identity {
         match user.login {
-            Login::Passthrough => Identity::Passthrough,
+            Login::Passthrough(password) => Identity::Passthrough(password),
             Login::Mapped(_) => Identity::Mapped(self.pools.get(&user.name).cloned()),
         }
     }

@@ -105,6 +105,9 @@ pub enum ConnectError {
     /// What should prove the login is not there or of no use, which is our side's fault.
     #[error("login cannot be proved: {0}")]
     Credentials(#[source] Arc<LoginKeyError>),
+    /// A session's connection is lost, and the password that would make another one is gone.
+    #[error("nothing is kept to log in again with (login: passthrough-once)")]
+    NothingKept,
     /// The connection went away.
     #[error("connection lost: {0}")]
     Lost(String),
@@ -147,6 +150,7 @@ impl ConnectError {
             | Self::NotStrict { .. }
             | Self::Rejected { .. }
             | Self::Credentials(_)
+            | Self::NothingKept
             | Self::NoChannel(_)
             | Self::NoSftp(_)
             | Self::Sftp(_) => false,
@@ -156,7 +160,7 @@ impl ConnectError {
     /// What an attempt that ended so counts as; `None` where nobody was asked.
     pub fn result(&self) -> Option<BackendConnectResult> {
         Some(match self {
-            Self::Paused { .. } => return None,
+            Self::Paused { .. } | Self::NothingKept => return None,
             Self::Resolve { .. } => BackendConnectResult::Dns,
             Self::Unreachable { .. } | Self::Lost(_) => BackendConnectResult::Refused,
             Self::TimedOut { .. } | Self::Sftp(SftpError::TimedOut) => BackendConnectResult::Timeout,

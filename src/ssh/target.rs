@@ -169,14 +169,21 @@ impl Target {
         &self.host_keys
     }
 
-    /// Counts how an attempt ended, and remembers what it says of the backend.
+    /// Counts how the attempt of a session ended, and remembers what it says of the backend.
     pub fn tried<T>(&self, result: Result<&T, &ConnectError>) {
-        let counted = result.map_or_else(ConnectError::result, |_| Some(BackendConnectResult::Ok));
-        if let Some(counted) = counted {
+        if let Some(counted) = self.greeted(result) {
             metrics::backend_connect(&self.backend.name, counted);
-            let is_up = matches!(counted, BackendConnectResult::Ok | BackendConnectResult::Auth);
-            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Seen { is_up, at: Instant::now() });
         }
+    }
+
+    /// Remembers what an attempt says of the backend. Those that are made only to see whether it answers are not counted:
+    /// whoever logs in may still fail.
+    pub fn greeted<T>(&self, result: Result<&T, &ConnectError>) -> Option<BackendConnectResult> {
+        let ended = result.map_or_else(ConnectError::result, |_| Some(BackendConnectResult::Ok))?;
+        let is_up = matches!(ended, BackendConnectResult::Ok | BackendConnectResult::Auth);
+        metrics::backend_up(&self.backend.name, is_up);
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Seen { is_up, at: Instant::now() });
+        Some(ended)
     }
 
     /// How it was last seen; `None` before the first time.

@@ -15,7 +15,7 @@ use std::io::IsTerminal;
 
 use tracing::span::{Attributes, Id, Record as SpanRecord};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -92,9 +92,9 @@ pub fn install(log: &config::Log, traces: &config::Traces) -> Result<LogGuard, L
     }
 }
 
-/// Reads `log.level`: a bare level, or `tracing` directives.
-fn filter(level: &str) -> Result<EnvFilter, LoggingError> {
-    EnvFilter::builder().parse(level).map_err(|source| LoggingError::Filter { level: level.to_owned(), source })
+/// Reads `log.level`: a bare level, or levels of modules, which need no regular expressions.
+fn filter(level: &str) -> Result<Targets, LoggingError> {
+    level.parse().map_err(|source| LoggingError::Filter { level: level.to_owned(), source })
 }
 
 /// Turns each event, with the fields of the spans around it, into one line.

@@ -54,6 +54,8 @@ pub struct ServerTls {
 pub struct ShownCertificate {
     /// DNS names, or the common name where there are none.
     pub names: Vec<String>,
+    /// When it begins to be valid, in seconds since 1970.
+    pub not_before: i64,
     /// When it stops being valid, in seconds since 1970.
     pub not_after: i64,
 }
@@ -64,7 +66,8 @@ impl ShownCertificate {
         let names = x509::names(leaf).unwrap_or_default();
         let common = names.subject.iter().flatten().flatten().filter(|(name, _)| name == "CN").map(|(_, value)| value);
         let names = if names.dns.is_empty() { common.cloned().collect() } else { names.dns };
-        Some(Self { names, not_after: x509::not_after(leaf)? })
+        let (not_before, not_after) = x509::validity(leaf)?;
+        Some(Self { names, not_before, not_after })
     }
 }
 

@@ -73,13 +73,18 @@ fn behind_issuer(der: &[u8]) -> Option<&[u8]> {
     Some(rest)
 }
 
-/// When it stops being valid, in seconds since 1970; `None` where it is no certificate.
-pub(super) fn not_after(der: &[u8]) -> Option<i64> {
+/// When it begins and when it stops being valid, in seconds since 1970; `None` where it is no certificate.
+pub(super) fn validity(der: &[u8]) -> Option<(i64, i64)> {
     let (validity, _) = next(behind_issuer(der)?)?;
-    let (_not_before, rest) = next(content(validity, SEQUENCE)?)?;
+    let (not_before, rest) = next(content(validity, SEQUENCE)?)?;
     let (not_after, _) = next(rest)?;
-    let text = std::str::from_utf8(not_after.content).ok()?;
-    let text = match not_after.tag {
+    Some((seconds(&not_before)?, seconds(&not_after)?))
+}
+
+/// A time (§4.1.2.5) in seconds since 1970.
+fn seconds(time: &Element<'_>) -> Option<i64> {
+    let text = std::str::from_utf8(time.content).ok()?;
+    let text = match time.tag {
         // "Where YY is greater than or equal to 50, the year SHALL be interpreted as 19YY".
         UTC_TIME if text.get(..2)?.parse::<u8>().ok()? >= 50 => format!("19{text}"),
         UTC_TIME => format!("20{text}"),
@@ -240,15 +245,16 @@ mod tests {
     }
 
     #[test]
-    fn until_when_a_certificate_is_valid() {
+    fn from_when_and_until_when_a_certificate_is_valid() {
         // The second has a year beyond 2049, which is written in another way.
         for (year, seconds) in [(2030, 1_893_456_000), (2077, 3_376_684_800)] {
             let mut parameters = rcgen::CertificateParams::new(["ftp.example".to_owned()]).unwrap();
+            parameters.not_before = rcgen::date_time_ymd(1999, 12, 31);
             parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
             let signed = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-            assert_eq!(not_after(signed.der()), Some(seconds));
+            assert_eq!(validity(signed.der()), Some((946_598_400, seconds)));
         }
-        assert_eq!(not_after(b"no certificate"), None);
+        assert_eq!(validity(b"no certificate"), None);
     }
 
     #[test]

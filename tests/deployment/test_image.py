@@ -32,9 +32,9 @@ def test_the_image_says_what_it_is(image, environment):
 
 def test_nothing_but_the_program_is_in_it(image, environment, tmp_path):
     container = gateway.run("buildah", "from", image, env=environment).stdout.strip()
-    mounted = Path(gateway.run("buildah", "mount", container, env=environment).stdout.strip())
-    files = {str(path.relative_to(mounted)): path for path in mounted.rglob("*") if path.is_file()}
     try:
+        mounted = Path(gateway.run("buildah", "mount", container, env=environment).stdout.strip())
+        files = {str(path.relative_to(mounted)): path for path in mounted.rglob("*") if path.is_file()}
         assert files.keys() == {"ftps2sftp", "etc/passwd", "etc/group"}
         assert not any(path.stat().st_mode & 0o7022 for path in files.values())
     finally:
@@ -56,12 +56,13 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_container_carries_files_both_ways_and_ends_in_order(image, environment, tmp_path):
+def test_a_container_carries_files_both_ways_and_ends_in_order(image, environment, tmp_path, request):
     tls = tmp_path / "tls"
     gateway.certificate(tls)
     (tmp_path / "ssh").mkdir()
     sshd = gateway.Sshd(tmp_path / "ssh")
     sshd.start()
+    request.addfinalizer(sshd.stop)
     explicit, admin = gateway.free_ports(2)
     passive = gateway.free_ports(1)[0]
     secrets = tmp_path / "secrets"
@@ -111,4 +112,3 @@ def test_a_container_carries_files_both_ways_and_ends_in_order(image, environmen
         if container.poll() is None:
             gateway.run("podman", "kill", "ftps2sftp-test", env=environment)
             container.wait(gateway.WAIT)
-        sshd.stop()

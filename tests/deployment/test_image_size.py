@@ -4,14 +4,14 @@ import tarfile
 
 import images
 
-MEBIBYTE = 1024 * 1024
+MEGABYTE = 1_000_000
 
 
 def test_the_image_is_small(image, environment):
-    assert images.inspect(image, environment)["Size"] < 15 * MEBIBYTE
+    assert images.inspect(image, environment)["Size"] < 15 * MEGABYTE
 
 
 def test_the_archive_is_smaller_still(image, environment, tmp_path):
     images.archive(image, environment, tmp_path / "image.tar")
     with tarfile.open(tmp_path / "image.tar") as opened:
-        assert sum(member.size for member in opened.getmembers()) < 10 * MEBIBYTE
+        assert sum(member.size for member in opened.getmembers()) < 10 * MEGABYTE

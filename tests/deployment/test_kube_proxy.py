@@ -6,6 +6,7 @@ iptables that kube-proxy would make of the rendered Services. Addresses are thos
 
 import concurrent.futures
 import contextlib
+import re
 import subprocess
 from pathlib import Path
 
@@ -264,6 +265,17 @@ def test_one_service_for_one_pod_carries_every_transfer(cluster):
     cluster.start(cluster.values(), pods=["gateway-ftps2sftp-0"])
     for mode in MODES:
         assert cluster.transfers("gateway-ftps2sftp", mode) == [], cluster.log.read_text()
+
+
+def test_s38_a_client_beyond_a_translator_is_told_the_outer_address_and_no_other(cluster):
+    cluster.start(cluster.values(), pods=["gateway-ftps2sftp-0"])
+    inner = PODS["gateway-ftps2sftp-0"][1]
+    for mode, told in [("PASV", "227 .*\\(192,0,2,20,"), ("EPSV", "229 .*\\(\\|\\|\\|3000[0-3]\\|\\)")]:
+        heard = cluster.folder / "heard"
+        assert cluster.transfer("gateway-ftps2sftp", mode=mode, arguments=["--verbose", "--stderr", heard]) is None
+        heard = heard.read_text()
+        assert re.search(told, heard), heard
+        assert inner not in heard and inner.replace(".", ",") not in heard, heard
 
 
 def test_the_address_of_a_pod_must_not_be_announced(cluster):

@@ -10,6 +10,7 @@ use ftps2sftp::config::{self, KeyHolder};
 use ftps2sftp::ssh::{
     ConnectError, Connection, Credentials, HostKeyPolicy, LoginKey, LoginKeyError, Target, UserCertificateProblem,
 };
+use tokio::io::AsyncWriteExt;
 
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, Setup};
@@ -102,6 +103,54 @@ async fn a_user_moves_from_passthrough_to_key_to_certificate_to_agent_by_login_a
     }
     // S-17: what is secret is not in the log.
     assert!(!sshd.log().contains(PASSWORD));
+}
+
+/// F-1 and F-3 where nothing is kept to log in again with: whoever is told so logs in again, and nothing is lost.
+#[tokio::test]
+async fn under_passthrough_once_a_lost_connection_ends_the_session_and_the_client_logs_in_again() {
+    let sshd = Sshd::start().await;
+    let mut setup = Setup::backend(&sshd);
+    setup.users =
+        format!("  \"*\": {{backend: files, login: passthrough-once, root: \"{}\"}}\n", sshd.files().display());
+    let gateway = Gateway::start(&setup);
+    let log_in = async || {
+        let mut client = Client::explicit(&gateway).await;
+        client.log_in(USER, PASSWORD).await;
+        client.ask("TYPE I", 200).await;
+        client
+    };
+    let mut client = log_in().await;
+    // One login serves all of it.
+    assert_eq!(client.store("STOR file", b"first").await.code, 226);
+    client.ask("RNFR file", 350).await;
+    client.ask("RNTO other", 250).await;
+    assert_eq!(client.retrieve("other").await, b"first");
+    assert_eq!(sshd.logins(), 1);
+
+    let address = client.passive().await;
+    client.send("STOR other").await;
+    let mut data = client.data(address).await;
+    client.expect(150).await;
+    data.write_all(b"second").await.unwrap();
+    data.flush().await.unwrap();
+    sshd.kill_sessions();
+    client.expect(451).await;
+    drop(data);
+    let reply = client.ask("SIZE other", 421).await;
+    assert!(reply.text().contains("log in again"), "{}", reply.text());
+    client.expect_closed().await;
+    assert_eq!(sshd.logins(), 1, "nothing was kept to log in with");
+
+    let mut client = log_in().await;
+    assert_eq!(client.retrieve("other").await, b"first");
+    assert_eq!(client.store("STOR other", b"second").await.code, 226);
+    sshd.kill_sessions();
+    client.ask("NOOP", 200).await;
+    client.passive().await;
+    client.ask("RETR other", 421).await;
+    client.expect_closed().await;
+    assert_eq!(sshd.logins(), 2);
+    gateway.wait_for_log(|line| line.contains("nothing is kept to log in again with"));
 }
 
 #[tokio::test]

@@ -374,6 +374,26 @@ async fn check_says_what_is_wrong_and_what_to_do() {
     assert!(errors.contains("error: tls.certificates[0]: the key does not belong") && errors.contains("  hint: "));
 }
 
+#[tokio::test]
+async fn check_says_of_a_certificate_that_it_is_not_valid_yet_or_no_more() {
+    let sshd = Sshd::start().await;
+    let written = Written::before(&sshd.address().to_string(), &sshd.host_key_fingerprint("ed25519"));
+    for (from, to, words) in [(2090, 2091, "is not valid yet, for "), (2001, 2002, "has expired")] {
+        let mut parameters = rcgen::CertificateParams::new(["ftp.example".to_owned()]).unwrap();
+        parameters.not_before = rcgen::date_time_ymd(from, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(to, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = parameters.self_signed(&key).unwrap();
+        fs::write(written.folder.path().join("tls.crt"), certificate.pem()).unwrap();
+        fs::write(written.folder.path().join("tls.key"), key.serialize_pem()).unwrap();
+        let ran = written.check();
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        let failed = ran.output.lines().find(|line| line.contains("  FAILED  ")).unwrap_or_else(|| panic!("{ran:?}"));
+        assert!(failed.starts_with("certificate ") && failed.contains(words), "{failed}");
+        assert!(ran.output.contains("hint: clients that look at it will refuse it"), "{ran:?}");
+    }
+}
+
 /// What OpenSSH's server is told to refuse (sftp-server(8), `-P`) is found out and told as YAML to paste.
 #[tokio::test]
 async fn check_probes_what_a_server_cannot_do() {

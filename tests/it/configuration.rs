@@ -297,6 +297,7 @@ fn each_mistake_is_named_with_its_key_path() {
         (user("backend: warehous, login: passthrough"), "users.acme.backend", "did you mean `warehouse`?"),
         (user("backend: x, login: passthrough"), "users.acme.backend", "no backend is named `x`"),
         (user("backend: warehouse, login: pasthrough"), "users.acme.login", "found other text"),
+        (user("backend: warehouse, login: passthrough-twice"), "users.acme.login", "`passthrough-once`"),
         (user("backend: warehouse, login: []"), "users.acme.login", "found a list"),
         (
             user("backend: warehouse, login: {user: a, password: p}"),

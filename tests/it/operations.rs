@@ -191,6 +191,8 @@ async fn readiness_needs_a_backend_only_where_it_is_told_to() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     gateway.wait_for_metric("ftps2sftp_backend_up{backend=\"files\"}", 1.0).await;
+    let connects = gateway.metric("ftps2sftp_backend_connects_total{backend=\"files\",result=\"ok\"}").await;
+    assert_eq!(connects, 0.0, "nobody has logged in");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,6 +263,20 @@ async fn probe_goes_all_the_way_and_says_where_it_fails() {
     let ran = program(&["probe", &without, "--insecure", "--password-file", file.to_str().unwrap()]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(program(&["probe", "http://x"]).code, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_whose_time_is_over_leaves_no_file() {
+    let sshd = Sshd::start().await;
+    let lines = format!("    root: \"{}\"\n    limits: {{rate: 1MiB/s}}\n", sshd.files().display());
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_user("slow", &lines));
+    let url = format!("ftps://slow:{MAPPED_PASSWORD}@127.0.0.1:{}", gateway.implicit.port());
+    // The time is over in the middle of the download; where this machine is slow, before.
+    let ran = program(&["probe", &url, "--insecure", "--size", "2500000", "--timeout", "3"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.output.contains("load: not done within 3 s"), "{ran:?}");
+    assert_eq!(gateway.log().matches("\"logged in\"").count(), 2, "one to go through, one to remove");
+    eventually("nothing is left", || names(&sshd.files()).is_empty()).await;
 }
 
 /// What came over the socket that systemd would hold, without an end in sight.

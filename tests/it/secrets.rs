@@ -1,5 +1,7 @@
 //! No password gets into what is written down (S-17), however it is sent.
 
+use std::time::{Duration, Instant};
+
 use ftps2sftp::config::secret::Secret;
 use ftps2sftp::identity::password;
 use futures_util::future::join_all;
@@ -130,5 +132,57 @@ async fn s17_a_password_in_any_spelling_is_in_no_log_and_no_metric() {
             let found = text.lines().find(|line| line.contains(secret));
             assert_eq!(found, None, "{secret} is in the {name}");
         }
+    }
+}
+
+/// No part of a password stands in the memory of a gateway that its sessions have left.
+async fn assert_forgotten(gateway: &Gateway, password: &str) {
+    gateway.wait_for_metric("ftps2sftp_sessions", 0.0).await;
+    let halves = [password, &password[..password.len() / 2], &password[password.len() / 2..]];
+    // A session that is counted no more may still be on its last lines.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let found: Vec<String> = halves.iter().flat_map(|part| gateway.find_in_memory(part.as_bytes())).collect();
+        if found.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{} places:\n{}", found.len(), found.join("\n"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s17_after_logout_no_password_is_in_memory() {
+    let sshd = Sshd::with(Options { config: vec!["MaxStartups 500".to_owned()], ..Options::default() }).await;
+    let hash = password::hash(&Secret::new(CANARY)).unwrap();
+    for login in ["passthrough", "passthrough-once"] {
+        let mut setup = Setup::backend(&sshd);
+        setup.users.push_str(&format!(
+            "  checked: {{password_hash: \"{hash}\", backend: files, login: passthrough}}\n  \"*\": {{backend: files, login: {login}}}\n"
+        ));
+        let limits = "limits: {failed_logins: {per_session: 1, per_ip: null, per_user: null}}\n";
+        let gateway = Gateway::start(&setup.with(limits));
+        // What the search is able to find.
+        assert!(!gateway.find_in_memory(hash.as_bytes()).is_empty());
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut client = Client::implicit(&gateway).await;
+            client.log_in(USER, PASSWORD).await;
+            client.ask("TYPE I", 200).await;
+            clients.push(client);
+        }
+        for client in &mut clients {
+            assert_eq!(client.store("STOR file", &[b'x'; 100_000]).await.code, 226);
+            assert_eq!(client.retrieve("file").await.len(), 100_000);
+        }
+        for mut client in clients {
+            client.ask("QUIT", 221).await;
+            client.expect_closed().await;
+        }
+        say(&gateway, &[&format!("USER {USER}")], true).await;
+        say(&gateway, &["USER checked"], true).await;
+        say(&gateway, &[], false).await;
+        assert_forgotten(&gateway, CANARY).await;
+        assert_forgotten(&gateway, PASSWORD).await;
     }
 }

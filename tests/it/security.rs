@@ -2,7 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use tokio_rustls::rustls::{HandshakeKind, SupportedProtocolVersion};
 
 use crate::support::client::{Client, connect_from, connector, latin1, server_name};
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
+use crate::support::real_clients::run;
 use crate::support::sshd::Sshd;
 
 /// How long anything may take that is only waited for.
@@ -89,6 +91,22 @@ async fn tls_24_a_flood_of_key_updates_ends_the_connection() {
     let (many, is_over) = orders_to_openssl(&gateway, "-tls1_3", &["K"; 100]).await;
     let sent = many.matches(">>> TLS 1.3, Handshake [length 0005], KeyUpdate").count();
     assert!(is_over && sent > 10, "{sent} of them were taken:\n{many}");
+    Client::logged_in(&gateway).await.ask("NOOP", 200).await;
+}
+
+/// TLS-24: so do warnings.
+#[tokio::test]
+async fn tls_24_a_flood_of_warnings_ends_the_connection() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clients/gnutls_flood.py");
+    for version in ["TLS1.2", "TLS1.3"] {
+        for (count, ends) in [("3", "answered"), ("200", "closed")] {
+            let port = gateway.implicit.port().to_string();
+            let ran = run(Command::new("python3").arg(&script).args([&port, version, count])).succeeded();
+            assert_eq!(ran.trim(), ends, "{version}, {count} warnings");
+        }
+    }
     Client::logged_in(&gateway).await.ask("NOOP", 200).await;
 }
 

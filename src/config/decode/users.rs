@@ -7,7 +7,7 @@ use super::super::client_certificate::{self, CertificateRule};
 use super::super::error::Problem;
 use super::super::network::{self, Network};
 use super::super::raw::Node;
-use super::super::{Backend, Login, PasswordHash, Permissions, Policy, User, scalar};
+use super::super::{Afterwards, Backend, Login, PasswordHash, Permissions, Policy, User, scalar};
 use super::Report;
 use super::backends::Backends;
 use super::cursor::Cursor;
@@ -223,12 +223,14 @@ fn backend(cursor: &Cursor<'_>, backends: Option<&Backends>, report: &mut Report
 }
 
 fn login(cursor: &Cursor<'_>, report: &mut Report) -> Option<Login> {
-    const EXPECTED: &str = "`passthrough`, or a mapping with `user` and `private_key`, `agent` or `password`";
+    const EXPECTED: &str =
+        "`passthrough`, `passthrough-once`, or a mapping with `user` and `private_key`, `agent` or `password`";
     match cursor.node {
         Node::Mapping(_) => mapped_login(cursor, report).map(Login::Mapped),
         // SECURITY: not shown; it may be a password in the wrong place.
         Node::Text(text) => match text.value()? {
-            "passthrough" => Some(Login::Passthrough),
+            "passthrough" => Some(Login::Passthrough(Afterwards::Kept)),
+            "passthrough-once" => Some(Login::Passthrough(Afterwards::Gone)),
             _ => {
                 cursor.wrong(format!("expected {EXPECTED}, found other text"), report);
                 None

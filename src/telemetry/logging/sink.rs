@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::Level;
 
@@ -24,6 +24,9 @@ const BATCH: usize = 64 * 1024;
 
 /// How long the end of the process waits for the last lines: a sink that is stuck must not hold the exit up.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How often it looks whether a queue that was full has room for its last word.
+const FLUSH_RETRY: Duration = Duration::from_millis(5);
 
 /// The sending end; cheap to clone.
 #[derive(Clone)]
@@ -106,10 +109,17 @@ impl fmt::Debug for Flush {
 impl Drop for Flush {
     fn drop(&mut self) {
         let (done, written) = sync_channel(1);
-        // A full queue means a stuck sink: then there is nothing to wait for.
-        if self.0.try_send(Message::Flush(done)).is_ok() {
-            let _ = written.recv_timeout(FLUSH_DEADLINE);
+        let deadline = Instant::now() + FLUSH_DEADLINE;
+        let mut flush = Message::Flush(done);
+        // A queue that is full may be that of a sink that is stuck, or of one that has much to write.
+        while let Err(TrySendError::Full(unsent)) = self.0.try_send(flush) {
+            if Instant::now() > deadline {
+                return;
+            }
+            flush = unsent;
+            thread::sleep(FLUSH_RETRY);
         }
+        let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -209,6 +219,27 @@ mod tests {
         let text = String::from_utf8(all).unwrap();
         assert_eq!(text.matches("line\n").count(), QUEUE);
         assert!(text.starts_with("first\n") && text.contains("\"dropped\":10}"), "{}", text.len());
+    }
+
+    #[test]
+    fn a_queue_that_is_full_is_written_out_all_the_same_when_the_guard_goes() {
+        let (reached, is_reached) = mpsc::channel();
+        let (open, is_open) = mpsc::channel::<()>();
+        let (written, is_written) = mpsc::channel();
+        let (sink, flush) = start(Gate { reached, open: is_open, written }, Form::Text).unwrap();
+        sink.send(b"first\n".to_vec());
+        is_reached.recv().unwrap();
+        for _ in 0..QUEUE {
+            sink.send(b"line\n".to_vec());
+        }
+        let opener = thread::spawn(move || {
+            thread::sleep(FLUSH_RETRY * 4);
+            drop(open);
+        });
+        drop(flush);
+        let all: Vec<u8> = is_written.try_iter().flatten().collect();
+        assert_eq!(all.iter().filter(|byte| **byte == b'\n').count(), QUEUE + 1);
+        opener.join().unwrap();
     }
 
     #[test]

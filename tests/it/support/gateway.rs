@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -251,6 +252,31 @@ impl Gateway {
     /// A file of /proc/PID.
     pub(crate) fn process_file(&self, name: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{name}", self.process.id())).unwrap()
+    }
+
+    /// Where bytes stand in the memory that it can write to, on any heap or stack: address, mapping and surroundings.
+    pub(crate) fn find_in_memory(&self, wanted: &[u8]) -> Vec<String> {
+        let memory = fs::File::open(format!("/proc/{}/mem", self.process.id())).unwrap();
+        let mut found = Vec::new();
+        for mapping in self.process_file("maps").lines() {
+            let mut words = mapping.split_whitespace();
+            let (start, end) = words.next().unwrap().split_once('-').unwrap();
+            if !words.next().unwrap().starts_with("rw") {
+                continue;
+            }
+            let start = u64::from_str_radix(start, 16).unwrap();
+            let length = u64::from_str_radix(end, 16).unwrap() - start;
+            let mut bytes = vec![0; length.try_into().unwrap()];
+            // A mapping that is gone since holds nothing.
+            if memory.read_exact_at(&mut bytes, start).is_err() {
+                continue;
+            }
+            for at in memchr::memmem::find_iter(&bytes, wanted) {
+                let around = &bytes[at.saturating_sub(64)..bytes.len().min(at + wanted.len() + 64)];
+                found.push(format!("{:#x} in {mapping}: {}", start + at as u64, around.escape_ascii()));
+            }
+        }
+        found
     }
 
     /// How many TCP sockets it listens on.
