@@ -237,7 +237,7 @@ fn hint(error: &ConnectError) -> &'static str {
             "raise MaxSessions on the server, or what it calls the sessions of one connection"
         }
         ConnectError::NoSftp(_) | ConnectError::Sftp(_) => "enable the SFTP subsystem on the server for this login",
-        ConnectError::Lost(_) => "the server closed the connection; its log says why",
+        ConnectError::Lost(_) | ConnectError::Unanswered(_) => "the server closed the connection; its log says why",
     }
 }
 

@@ -15,7 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -42,7 +42,7 @@ use crate::telemetry::audit::{Audit, AuditGuard};
 use crate::telemetry::logging::{self, LogGuard, LoggingError};
 use crate::telemetry::metrics::{self, DrainOutcome, Exposition, InstallError, ToldUsers};
 use crate::tls::client_certificate::ClientAuthorities;
-use crate::tls::{ServerTls, ShownCertificate, TlsError, certificate};
+use crate::tls::{ServerTls, TlsError, certificate};
 use crate::transfer::announced::Announced;
 use crate::transfer::in_place::InPlace;
 use crate::transfer::passive::PassivePorts;
@@ -59,6 +59,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// How often the state of the whole is looked at: gauges that nobody sets, readiness, a sign of life.
 const PULSE: Duration = Duration::from_secs(1);
+
+/// Without room for so long it is not ready: a moment's rush passes by itself.
+const FULL_FOR: Duration = Duration::from_secs(5);
 
 /// A backend that was not seen up for so long is asked, where readiness needs it.
 const BACKEND_ASKED_AFTER: Duration = Duration::from_secs(10);
@@ -410,6 +413,7 @@ fn services(config: &Config, audit: Audit) -> Result<Services, StartError> {
         failed_logins: FailedLogins::new(&config.limits.failed_logins),
         rates: Rates::default(),
         digests: Digests::default(),
+        bequests: Arc::default(),
         in_place: InPlace::default(),
         sweeper: Sweeper::default(),
         activity: Arc::default(),
@@ -426,12 +430,16 @@ async fn pulse(services: Arc<Services>, listeners: Vec<String>, readiness: Readi
     let mut ticks = interval(PULSE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut told = String::new();
+    let mut had_room = Instant::now();
     loop {
         let due = ticks.tick().await;
         metrics::runtime_lag(due.elapsed());
         readiness.beat();
         let sessions = services.slots.sessions();
-        readiness.set(Check::Room, sessions < services.limits.sessions);
+        if sessions < services.limits.sessions {
+            had_room = Instant::now();
+        }
+        readiness.set(Check::Room, had_room.elapsed() < FULL_FOR);
         metrics::passive_ports_in_use(services.passive.in_use());
         metrics::buffer_bytes(in_flight::bytes());
         // Of those in use: a reload may have put others in the place of those that sessions still have.
@@ -440,15 +448,14 @@ async fn pulse(services: Arc<Services>, listeners: Vec<String>, readiness: Readi
         }
         let tls = services.tls.get();
         let not_after = tls.certificates().iter().map(|certificate| certificate.not_after);
-        if let Some(first) = not_after.min() {
+        if let Some(first) = not_after.clone().min() {
             listeners.iter().for_each(|listener| metrics::certificate_not_after(listener, first));
         }
-        // Clients that look at it are served as long as one certificate is valid.
+        // Clients that look at it are refused by the last one; until then they are served. One that is not valid yet is served:
+        // it may be our clock.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
-        let is_valid = |shown: &ShownCertificate| (shown.not_before..shown.not_after).contains(&now);
-        let certificates = tls.certificates();
-        readiness.set(Check::Certificate, certificates.is_empty() || certificates.iter().any(is_valid));
+        let last = not_after.max();
+        readiness.set(Check::Certificate, last.is_none_or(|last| u64::try_from(last).is_ok_and(|last| last > now)));
         if has_watchdog {
             service_manager::alive();
         }

@@ -2,10 +2,10 @@
 //!
 //! Three things lead to a look: a change in a directory of these files, SIGHUP, and the clock. A look reads everything
 //! anew and takes over what is another than before, all of it or nothing: where there is a mistake the last good
-//! configuration stays in use. Sessions that are under way go on as they began; they only learn of new host keys, since
-//! they may have to connect again.
+//! configuration stays in use. Sessions that are under way go on as they began; only their backends, with their addresses and
+//! host keys, are those of the new configuration when they have to connect again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -18,11 +18,13 @@ use tracing::{error, info, warn};
 
 use crate::config::error::Problem;
 use crate::config::{self, Config, Fingerprint, Loaded, Material};
+use crate::session::current::Current;
 use crate::session::services::Services;
+use crate::ssh::Target;
 use crate::telemetry::metrics::{self, ReloadObject, ReloadResult};
 
 use super::watch::Watch;
-use super::{StartError, check_materials, fresh_targets, realm, server_tls, service_manager};
+use super::{StartError, Targets, check_materials, fresh_targets, realm, server_tls, service_manager};
 
 /// How often the files are looked at where nothing tells of a change.
 const POLL: Duration = Duration::from_secs(60);
@@ -166,11 +168,12 @@ impl Reloader {
         };
         // The old ones are kept beside: a file that was repaired may be where it was.
         self.seen.files.extend(seen.files);
+        // Each look counts, so that it is seen as long as it lasts.
+        let object = problems.first().map_or(ReloadObject::Configuration, |problem| object_of(&problem.at));
+        metrics::reload(object, ReloadResult::Failed);
         if asked || problems != self.failure {
             self.reports.tell(&[], &problems);
             let about: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            let object = problems.first().map_or(ReloadObject::Configuration, |problem| object_of(&problem.at));
-            metrics::reload(object, ReloadResult::Failed);
             error!(problems = about.join("; "), "reload failed, the last good configuration stays in use");
         }
         self.failure = problems;
@@ -186,17 +189,28 @@ impl Reloader {
         let is_new = has_changed(ReloadObject::Tls) || has_changed(ReloadObject::ClientAuthorities);
         let tls = is_new.then(|| server_tls(config)).transpose().map_err(as_problem)?;
         let current = self.services.realm.get();
-        if has_changed(ReloadObject::Backends) || has_changed(ReloadObject::Users) {
-            let kept = if has_changed(ReloadObject::Backends) { None } else { Some(&current.targets) };
-            let realm = realm(config, kept).map_err(as_problem)?;
-            self.services.realm.replace(realm);
-            let backends: Vec<&str> = config.backends.keys().map(String::as_str).collect();
-            metrics::initialise(&[], &backends);
+        let of_backends = has_changed(ReloadObject::Backends) || has_changed(ReloadObject::KnownHosts);
+        let fresh = if of_backends { fresh_targets(config).map_err(as_problem)? } else { HashMap::new() };
+        // Sessions that are under way follow their backend, whose host keys may be others now: by its name it is the same.
+        let target = |(name, fresh): (&String, &Arc<Target>)| {
+            let kept = current.targets.get(name).cloned();
+            (name.clone(), kept.unwrap_or_else(|| Arc::new(Current::new(Arc::clone(fresh)))))
+        };
+        let targets: Targets = if of_backends { fresh.iter().map(target).collect() } else { current.targets.clone() };
+        let is_new = has_changed(ReloadObject::Backends) || has_changed(ReloadObject::Users);
+        let realm = is_new.then(|| realm(config, Some(&targets))).transpose().map_err(as_problem)?;
+        for (name, fresh) in fresh {
+            targets.get(&name).inspect(|target| target.replace(fresh));
         }
-        if has_changed(ReloadObject::KnownHosts) && !has_changed(ReloadObject::Backends) {
-            for (name, target) in fresh_targets(config).map_err(as_problem)? {
-                current.targets.get(&name).inspect(|current| current.replace(target));
-            }
+        if let Some(realm) = realm {
+            self.services.realm.replace(realm);
+            let backends: Vec<&str> = targets.keys().map(String::as_str).collect();
+            metrics::initialise(&[], &backends);
+            current
+                .targets
+                .keys()
+                .filter(|name| !targets.contains_key(*name))
+                .for_each(|name| metrics::backend_gone(name));
         }
         if let Some(tls) = tls {
             self.services.tls.replace(tls);

@@ -122,6 +122,7 @@ async fn try_to_log_in(
                 let steps = attempt.failed(shown.as_ref().map(|user| user.name.as_str()));
                 (error, steps)
             }
+            Err(error) if error.is_put_off() => (error, 1),
             Err(error) => return Err(error.into()),
         },
     };
@@ -169,10 +170,18 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], proof: Proo
     let credentials = credentials(&realm, &user, &name, password).ok_or(LoginError::BadCredentials)?;
     let target = realm.target(&user).ok_or(LoginError::BadCredentials)?;
     let identity = realm.identity(&user);
-    let mut backend = BackendLink::open(target, credentials, identity).await.map_err(|error| match error {
-        ConnectError::Rejected { .. } => LoginError::RefusedByBackend(error),
-        other => LoginError::BackendUnavailable(other.into()),
-    })?;
+    let is_proven = user.password_hash.is_some() || proof != ProofKind::Password;
+    let unavailable = |source| LoginError::BackendUnavailable { source, is_proven };
+    let is_ours = matches!(user.login, Login::Mapped(_));
+    let mut backend =
+        BackendLink::open(target, credentials, identity, Arc::clone(&services.bequests)).await.map_err(|error| {
+            match error {
+                ConnectError::Rejected { .. } if is_ours => LoginError::GatewayRefused(error),
+                ConnectError::Rejected { .. } => LoginError::RefusedByBackend(error),
+                ConnectError::Unanswered(_) if !is_ours => LoginError::Undecided(error),
+                other => unavailable(other.into()),
+            }
+        })?;
     // Where an SFTP client would begin, as far as it is inside the root.
     let home = backend.home().await;
     // Not before the backend has said yes: a stranger could use up the places of a user by name alone.
@@ -181,7 +190,7 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], proof: Proo
     let directory = match home {
         Ok(home) => root.show(&home).unwrap_or_else(VirtualPath::root),
         Err(BackendError::Sftp(crate::sftp::SftpError::Status { .. })) => VirtualPath::root(),
-        Err(error) => return Err(LoginError::BackendUnavailable(error)),
+        Err(error) => return Err(unavailable(error)),
     };
     let rates = user.rate.map(|rate| services.rates.of(&name, rate));
     Ok(LoggedIn {

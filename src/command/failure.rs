@@ -85,6 +85,13 @@ pub enum LoginError {
     /// The backend does not accept the user. Told like a wrong password.
     #[error("the backend refused the login: {0}")]
     RefusedByBackend(#[source] ConnectError),
+    /// The backend does not accept what the gateway logs in with, which is the operator's to mend. Told like a wrong
+    /// password.
+    #[error("the backend refused the gateway's own login for the user: {0}")]
+    GatewayRefused(#[source] ConnectError),
+    /// The backend went away instead of saying yes or no to a password that nobody else has checked.
+    #[error("the backend did not say whether the password is right: {0}")]
+    Undecided(#[source] ConnectError),
     /// They may not come from where they do. Told like a wrong password.
     #[error("the user may not come from this address (users.*.from)")]
     NotFromHere,
@@ -101,8 +108,13 @@ pub enum LoginError {
     #[error("{0}; too many failed logins, closing")]
     TooMany(#[source] Box<LoginError>),
     /// The backend cannot be used now; nothing is wrong with the credentials.
-    #[error("the backend is unavailable: {0}")]
-    BackendUnavailable(#[source] BackendError),
+    #[error("the backend is unavailable: {source}")]
+    BackendUnavailable {
+        /// Why.
+        source: BackendError,
+        /// The gateway itself knew the client to be who it says.
+        is_proven: bool,
+    },
     /// The user has as many sessions as it may.
     #[error("too many sessions of this user")]
     TooManySessions,
@@ -114,11 +126,22 @@ impl LoginError {
         match self {
             Self::BadCredentials
             | Self::RefusedByBackend(_)
+            // SECURITY: some servers do so where it is wrong.
+            | Self::Undecided(_)
             | Self::NotFromHere
             | Self::WrongCertificate
             | Self::NoCertificate => true,
-            Self::Banned(_) | Self::TooMany(_) | Self::BackendUnavailable(_) | Self::TooManySessions => false,
+            Self::Banned(_)
+            | Self::GatewayRefused(_)
+            | Self::TooMany(_)
+            | Self::BackendUnavailable { .. }
+            | Self::TooManySessions => false,
         }
+    }
+
+    /// Is the reply put off all the same? SECURITY: what may have been a guess is not answered sooner than one that was.
+    pub fn is_put_off(&self) -> bool {
+        matches!(self, Self::GatewayRefused(_) | Self::BackendUnavailable { is_proven: false, .. })
     }
 }
 
@@ -155,7 +178,7 @@ pub fn reply_for(error: &CommandError) -> Answer {
             PathError::SegmentTooLong => Answer::stay(not_allowed(*purpose), "A name in the path is too long"),
         },
         CommandError::Backend(purpose, BackendError::Sftp(error)) => sftp_reply(*purpose, error),
-        CommandError::Backend(_, BackendError::Connect(ConnectError::NothingKept)) => {
+        CommandError::Backend(_, BackendError::Connect(ConnectError::NothingKept | ConnectError::Rejected { .. })) => {
             Answer::close(421, "The connection to the file server was lost; log in again")
         }
         CommandError::Backend(purpose, BackendError::Connect(_)) => {
@@ -177,12 +200,13 @@ pub fn reply_for(error: &CommandError) -> Answer {
         CommandError::Login(error) => match error {
             LoginError::BadCredentials
             | LoginError::RefusedByBackend(_)
+            | LoginError::GatewayRefused(_)
             | LoginError::NotFromHere
             | LoginError::NoCertificate
             | LoginError::Banned(_) => Answer::stay(530, "Login incorrect"),
             LoginError::WrongCertificate => Answer::stay(530, "That is not the user of your certificate"),
             LoginError::TooMany(_) => Answer::close(421, "Too many failed logins, closing"),
-            LoginError::BackendUnavailable(_) => {
+            LoginError::BackendUnavailable { .. } | LoginError::Undecided(_) => {
                 Answer::close(421, "The file server is not available, try again later")
             }
             LoginError::TooManySessions => Answer::close(421, "Too many sessions of this user, try again later"),
@@ -205,6 +229,9 @@ pub fn transfer_reply(kind: TransferKind, error: &TransferError) -> Reply {
         TransferError::EndedEarly { .. } => Reply::new(451, "The file server ended the file too early"),
         TransferError::Stopped(StopReason::Aborted | StopReason::ControlLost | StopReason::ControlTimedOut) => {
             Reply::new(426, "Transfer aborted")
+        }
+        TransferError::Stopped(StopReason::CertificateRefused) => {
+            Reply::new(426, "Your certificate is not accepted any more")
         }
         TransferError::Stopped(StopReason::Drained) => Reply::new(426, "The service is shutting down"),
     }

@@ -292,7 +292,9 @@ async fn why_not_removed(session: &mut LoggedIn, path: &BackendPath) -> CommandE
         Ok(attributes) if attributes.kind().is_some_and(|kind| kind != FileKind::Directory) => "Not a directory",
         Ok(_) if has_entries(session, path).await => "The directory is not empty",
         Ok(_) => "The file server refused",
-        Err(_) => "No such directory",
+        Err(error) if is_missing(&error) => "No such directory",
+        Err(BackendError::Sftp(SftpError::Status { .. })) => "The file server refused",
+        Err(error) => return CommandError::Backend(Purpose::Directory, error),
     };
     CommandError::WrongKind(Purpose::Directory, what)
 }

@@ -39,13 +39,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
         argument: Argument<'_>,
         limit: Duration,
     ) -> Result<Handled, Ended> {
-        let Self { stream, decoder, waiting, session, services, .. } = self;
+        let Self { stream, decoder, waiting, session, services, slot, .. } = self;
         let mut handling = std::pin::pin!(timeout(limit, call(row, session, services, argument)));
         loop {
             let listening = (row.uses_data || row.is_long) && waiting.len() < MAX_QUEUED_LINES;
             let decoded = tokio::select! {
                 biased;
                 result = &mut handling => return Ok(result.map_or(Handled::TookTooLong, Handled::Done)),
+                // A login under way is one that nobody has logged in on yet.
+                () = slot.evicted() => return Err(Ended::Evicted),
                 decoded = next_decoded(stream, decoder), if listening => decoded?,
             };
             if queue(waiting, decoded) {
@@ -85,7 +87,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
                     Err(error) => watch.ended = Some(Ended::Gone(error)),
                 },
                 () = sleep_until(ready_at), if is_ahead => {}
-                _ = ticks.tick() => {}
+                _ = ticks.tick() => {
+                    if !watch.refused && !self.certificate_counts() {
+                        watch.refused = true;
+                        stop.trip(StopReason::CertificateRefused);
+                    }
+                }
             }
             watch.stop_if_ended(&stop);
             meter.progress(progress.bytes(), 0);
@@ -112,6 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
         self.recorder.transfer_ended(meter, &begun, &outcome, digested, &reply);
         let then = match watch.ended {
             Some(ended) => Then::End(ended),
+            None if watch.refused => Then::End(Ended::CertificateRefused),
             None if watch.draining => Then::End(Ended::Drained),
             None if watch.quit => Then::Quit,
             None => Then::GoOn,
@@ -220,6 +228,8 @@ fn queue(waiting: &mut VecDeque<Waiting>, decoded: Decoded) -> bool {
 struct Watch {
     quit: bool,
     draining: bool,
+    /// The client's certificate counts no more.
+    refused: bool,
     ended: Option<Ended>,
 }
 

@@ -181,8 +181,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                     let span = record::command_span(&line);
                     // Boxed, so that a session that waits holds no room for the state of a command.
                     Box::pin(self.command(&line)).instrument(span).await?;
-                    if self.session.logged_in().is_some() {
-                        self.slot.logged_in();
+                    if self.session.logged_in().is_some() && self.slot.logged_in().is_err() {
+                        return Err(Ended::Evicted);
                     }
                 }
                 Waiting::TooLong => self.too_long().await?,
@@ -198,8 +198,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         self.pace.count(rate);
     }
 
-    /// SECURITY: a certificate that was revoked since, or whose authority was taken out, ends its session with the next
-    /// command.
+    /// SECURITY: a certificate that was revoked since, or whose authority was taken out, ends its session and what runs in it.
     fn certificate_counts(&mut self) -> bool {
         let secured = self.session.secured.as_ref();
         let Some(certificate) = secured.and_then(|secured| secured.client_certificate.as_ref()) else { return true };
@@ -242,6 +241,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
         let drain = self.shutdown.drain.clone();
         let begun = Instant::now();
         loop {
+            // Made before the look, so that no replacement in between is missed.
+            let replaced = self.services.tls.replaced();
+            if !self.certificate_counts() {
+                return Err(Ended::CertificateRefused);
+            }
             let release_after = self.session.logged_in().and_then(|state| state.backend.release_after());
             let release_at = release_after.map_or(deadline, |after| begun + after);
             // The deadlines come first: a client that never stops sending does not get around them.
@@ -250,6 +254,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 () = drain.cancelled() => return Err(Ended::Drained),
                 () = sleep_until(deadline) => return Err(late),
                 () = self.slot.evicted() => return Err(Ended::Evicted),
+                () = replaced => continue,
                 () = sleep_until(release_at), if release_after.is_some() => {
                     if let Some(state) = self.session.logged_in() {
                         // Boxed, as commands are.

@@ -390,9 +390,12 @@ fn login_failure(error: &LoginError) -> (LoginMethod, LoginResult) {
             (LoginMethod::Certificate, LoginResult::BadCredentials)
         }
         LoginError::RefusedByBackend(_) => (LoginMethod::Password, LoginResult::BackendDenied),
+        LoginError::GatewayRefused(_) => (LoginMethod::Password, LoginResult::BackendRefusedUs),
         LoginError::Banned(_) => (LoginMethod::Password, LoginResult::Throttled),
         LoginError::TooMany(last) => login_failure(last),
-        LoginError::BackendUnavailable(_) => (LoginMethod::Password, LoginResult::BackendUnavailable),
+        LoginError::BackendUnavailable { .. } | LoginError::Undecided(_) => {
+            (LoginMethod::Password, LoginResult::BackendUnavailable)
+        }
         LoginError::NotFromHere | LoginError::TooManySessions => (LoginMethod::Password, LoginResult::Denied),
     }
 }
@@ -429,6 +432,7 @@ fn transfer_result(error: &TransferError) -> TransferResult {
         TransferError::Stopped(StopReason::Aborted | StopReason::ControlLost | StopReason::ControlTimedOut) => {
             TransferResult::ClientAbort
         }
+        TransferError::Stopped(StopReason::CertificateRefused) => TransferResult::Denied,
         TransferError::Stopped(StopReason::Drained) => TransferResult::Drained,
     }
 }

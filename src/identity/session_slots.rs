@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use super::failed_logins::subscriber;
 use crate::config::Limits;
 
 /// Connections before login, at most: at a thousand new ones a second each has two seconds, and a login takes a tenth of
@@ -92,12 +93,12 @@ impl SessionSlots {
     }
 
     /// A place for a connection from `address`, perhaps that of an older one on which nobody has logged in. An IPv4
-    /// address and its IPv6-mapped form (RFC 4291 §2.5.5.2) are one.
+    /// address and its IPv6-mapped form (RFC 4291 §2.5.5.2) are one, and so are all of an IPv6 subscriber.
     ///
     /// # Errors
     /// [`Full::Process`] or [`Full::Address`]: sessions that are logged in have all the places.
     pub fn connect(&self, address: IpAddr) -> Result<ConnectionSlot, Full> {
-        let address = address.to_canonical();
+        let address = subscriber(address);
         let mut counts = self.0.counts();
         let pending_here = counts.pending_by_address.get(&address).map_or(0, BTreeSet::len);
         let here = counts.by_address.get(&address).copied().unwrap_or(0);
@@ -147,16 +148,26 @@ impl ConnectionSlot {
     }
 
     /// Somebody has logged in on it: it is no longer among those that may be sent away.
-    pub fn logged_in(&mut self) {
-        if std::mem::replace(&mut self.is_logged_in, true) {
-            return;
+    ///
+    /// # Errors
+    /// Its place went to another while the password was looked at, and there is no other.
+    pub fn logged_in(&mut self) -> Result<(), Full> {
+        if self.is_logged_in {
+            return Ok(());
         }
         let mut counts = self.shared.counts();
         if !counts.forget_pending(self.number) {
-            // Its place went to another while the password was looked at. It is one more for a moment: the other is
-            // pending, and makes room when it is wanted.
+            if counts.sessions >= self.shared.sessions {
+                return Err(Full::Process);
+            }
+            if counts.by_address.get(&self.address).is_some_and(|here| *here >= self.shared.sessions_per_ip) {
+                return Err(Full::Address);
+            }
             counts.take(self.address);
         }
+        drop(counts);
+        self.is_logged_in = true;
+        Ok(())
     }
 }
 
@@ -251,7 +262,7 @@ mod tests {
 
     fn logged_in(slots: &SessionSlots, last: u8) -> ConnectionSlot {
         let mut slot = slots.connect(address(last)).unwrap();
-        slot.logged_in();
+        slot.logged_in().unwrap();
         slot
     }
 
@@ -275,6 +286,15 @@ mod tests {
         assert!(slots.connect("::ffff:127.0.0.1".parse().unwrap()).is_ok());
     }
 
+    #[test]
+    fn an_ipv6_subscriber_is_one_address() {
+        let slots = slots(10, 1);
+        let mut first = slots.connect("2001:db8::1".parse().unwrap()).unwrap();
+        first.logged_in().unwrap();
+        assert_eq!(slots.connect("2001:db8::ffff:1".parse().unwrap()).unwrap_err(), Full::Address);
+        assert!(slots.connect("2001:db8:0:1::1".parse().unwrap()).is_ok());
+    }
+
     /// S-9: a place on which nobody logs in goes to who comes later, the oldest first, of the own address first.
     #[test]
     fn the_oldest_that_has_not_logged_in_makes_room() {
@@ -290,12 +310,14 @@ mod tests {
         // The process has four.
         let five = slots.connect(address(4)).unwrap();
         assert!(is_evicted(&one) && !is_evicted(&three) && !is_evicted(&four) && !is_evicted(&session));
-        // It logs in all the same, because it was being looked at.
+        // It was being looked at, and finds no place but where another has gone.
         let mut two = two;
-        two.logged_in();
+        assert_eq!(two.logged_in(), Err(Full::Process));
+        drop(three);
+        two.logged_in().unwrap();
         assert!(!is_evicted(&two));
-        assert_eq!(slots.sessions(), 5);
-        drop((one, two, three, four, five));
+        assert_eq!(slots.sessions(), 4);
+        drop((one, two, four, five));
         assert_eq!(slots.sessions(), 1);
     }
 
@@ -333,13 +355,12 @@ mod tests {
                 match step {
                     0 => connections.extend(slots.connect(address(which))),
                     1 => logins.extend(slots.log_in(&[which], Some(2))),
-                    2 => connections.get_mut(index).into_iter().for_each(ConnectionSlot::logged_in),
+                    2 => connections.get_mut(index).into_iter().for_each(|slot| slot.logged_in().unwrap()),
                     _ => {
                         if index < connections.len() { drop(connections.swap_remove(index)); }
                         if index < logins.len() { drop(logins.swap_remove(index)); }
                     }
                 }
-                // One that was evicted and then logs in is one too many.
                 connections.retain(|slot| slot.is_logged_in || !slot.evicted.is_cancelled());
                 prop_assert_eq!(slots.sessions(), connections.len());
                 prop_assert!(connections.len() <= 6 && logins.len() <= 8);

@@ -16,6 +16,7 @@ use crate::transfer::left_behind::{Held, LeftBehind, LeftBehinds};
 use crate::transfer::outcome::Unsettled;
 use crate::transfer::sweep;
 
+use super::bequests::{Bequests, Login};
 use super::current::Current;
 use super::line::{Lane, Pool};
 
@@ -70,6 +71,8 @@ pub struct BackendLink {
     /// Further channels of uploads, kept for the next one.
     stripes: Stripes,
     left_behinds: LeftBehinds,
+    /// Who is left what this cannot put right, and under which name.
+    bequests: (Arc<Bequests>, Login),
     /// Files that a server which was lost may still write to: they are watched as soon as there is a connection.
     to_watch: Vec<(LeftBehind, Watch)>,
 }
@@ -118,6 +121,7 @@ impl BackendLink {
         target: Arc<Current<Target>>,
         credentials: Credentials,
         identity: Identity,
+        bequests: Arc<Bequests>,
     ) -> Result<Self, ConnectError> {
         let entry = Arc::clone(target.get().backend());
         let once = matches!(identity, Identity::Passthrough(Afterwards::Gone));
@@ -126,6 +130,7 @@ impl BackendLink {
             Identity::Mapped(pool) => (pool, entry.idle_release),
         };
         let (stripes, left_behinds) = (Stripes::default(), LeftBehinds::default());
+        let login = (entry.name.clone(), credentials.user.clone());
         let mut link = Self {
             target,
             entry,
@@ -135,6 +140,7 @@ impl BackendLink {
             lane: None,
             stripes,
             left_behinds,
+            bequests: (bequests, login),
             to_watch: Vec::new(),
         };
         if link.pool.as_ref().is_none_or(|pool| pool.home().is_none()) {
@@ -142,6 +148,8 @@ impl BackendLink {
         }
         // SECURITY: the backend has answered, and nobody has the password any more.
         link.credentials = link.credentials.filter(|_| !once);
+        let (bequests, login) = &link.bequests;
+        bequests.take(login).into_iter().for_each(|left_behind| link.left_behinds.keep(left_behind));
         Ok(link)
     }
 
@@ -391,17 +399,44 @@ impl BackendLink {
             Ok::<(), ConnectError>(())
         };
         let _ = timeout(CLOSING_PATIENCE, putting_right).await;
+        let (bequests, login) = &self.bequests;
+        bequests.leave(login.clone(), self.left_behinds.give_up());
     }
 
     async fn reconnect(&mut self) -> Result<sftp::Session, ConnectError> {
+        if self.pool.is_none() && self.credentials.is_none() {
+            return self.make_do().await;
+        }
         let transfers = self.lane.take().is_some_and(|lane| lane.has_transfer());
         self.stripes.take();
         let lane = match (&self.pool, &self.credentials) {
             (Some(pool), _) => pool.lane(transfers).await?,
-            (None, Some(credentials)) => Lane::connect(&self.target.get(), credentials).await?,
+            (None, Some(credentials)) => match Lane::connect(&self.target.get(), credentials).await {
+                Err(refused @ ConnectError::Rejected { .. }) => {
+                    // Each further attempt would count against the account.
+                    self.credentials = None;
+                    return Err(refused);
+                }
+                other => other?,
+            },
             (None, None) => return Err(ConnectError::NothingKept),
         };
         let sftp = self.lane.insert(lane).sftp().clone();
+        self.keep_watch();
+        Ok(sftp)
+    }
+
+    /// There is nothing to log in again with: another channel of the connection, if that lives, and else the old one, which
+    /// may only be slow.
+    async fn make_do(&mut self) -> Result<sftp::Session, ConnectError> {
+        let Some(lane) = self.lane.as_ref().filter(|lane| !lane.is_lost()) else {
+            self.lane = None;
+            return Err(ConnectError::NothingKept);
+        };
+        let sftp = match lane.overtake().await {
+            Some(other) => self.lane.insert(other).sftp().clone(),
+            None => lane.sftp().clone(),
+        };
         self.keep_watch();
         Ok(sftp)
     }

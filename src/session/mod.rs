@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod backend;
+pub mod bequests;
 pub mod current;
 pub mod digests;
 pub mod line;

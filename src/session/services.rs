@@ -18,6 +18,7 @@ use crate::transfer::sweep::Sweeper;
 
 use super::activity::Activity;
 use super::backend::Identity;
+use super::bequests::Bequests;
 use super::current::Current;
 use super::digests::Digests;
 use super::line::Pool;
@@ -61,6 +62,8 @@ pub struct Services {
     pub rates: Rates,
     /// Who asks for digests.
     pub digests: Digests,
+    /// What sessions that ended could not put right.
+    pub bequests: Arc<Bequests>,
     /// What is written to under its own name.
     pub in_place: InPlace,
     /// Which directories were swept of files that a killed gateway left.

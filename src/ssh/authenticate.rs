@@ -46,6 +46,18 @@ pub(super) struct Login<'a> {
     pub(super) facts: &'a Facts,
     /// RSA keys may sign with SHA-1, where the server knows nothing better.
     pub(super) sha1: bool,
+    /// The server is asked which methods it has (`none`, RFC 4252 §5.2) before one is tried: a round trip.
+    pub(super) asks_first: bool,
+    pub(super) proofs: Proofs,
+}
+
+/// How many proofs the server was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proofs {
+    None,
+    /// One, whose method it had not named.
+    Guess,
+    More,
 }
 
 /// How one attempt ended that did not end the login.
@@ -101,7 +113,7 @@ impl<'a> Untried<'a> {
 
 impl Login<'_> {
     /// Logs in, or says why not.
-    pub(super) async fn run(mut self, credentials: &Credentials) -> Result<(), ConnectError> {
+    pub(super) async fn run(&mut self, credentials: &Credentials) -> Result<(), ConnectError> {
         // RFC 4252 §8 has passwords in UTF-8: other bytes are no password of theirs.
         let password = credentials.password.as_ref().map(Sealed::open);
         let password = password.as_ref().and_then(Secret::reveal_text);
@@ -114,10 +126,16 @@ impl Login<'_> {
         };
         let mut untried = Untried { signer, identities, password, interactive: password };
         let mut remaining: Option<MethodSet> = None;
+        if self.asks_first {
+            let result = self.handle.authenticate_none(credentials.user.as_str()).await;
+            let Some(refusal) = self.settle(result).await? else { return Ok(()) };
+            remaining = Some(refusal.remaining);
+        }
         let mut accepted = Vec::new();
         while let Some(attempt) = untried.next(remaining.as_ref()) {
             // The first method is a guess. Where the server does not take it yet, its proof is kept for later.
             let guessed = remaining.is_none();
+            self.proofs = if guessed { Proofs::Guess } else { Proofs::More };
             let (method, refusal) = match attempt {
                 Attempt::Key(identity) => {
                     let Some(signer) = &mut untried.signer else { continue };
@@ -261,6 +279,12 @@ impl Login<'_> {
         match self.facts.ending.get() {
             // An SSH_MSG_USERAUTH_FAILURE without methods: the server did answer.
             Some(Ending::NoMoreMethods) => ConnectError::Rejected { accepted: Vec::new(), remaining: Vec::new() },
+            // SECURITY: a server that allows one attempt hangs up where others refuse. Taken for a lost connection a wrong
+            // password would cost nothing.
+            Some(Ending::Disconnected { of_the_login: true, .. }) if self.proofs != Proofs::None => {
+                ConnectError::Rejected { accepted: Vec::new(), remaining: Vec::new() }
+            }
+            _ if self.proofs != Proofs::None => ConnectError::Unanswered(self.facts.ending_text()),
             _ => ConnectError::Lost(self.facts.ending_text()),
         }
     }

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use russh::client::{ChannelOpenHandle, DisconnectReason, Handler, Msg, Session};
 use russh::keys::{PublicKey, PublicKeyOrCertificate};
-use russh::{Channel, Names};
+use russh::{Channel, Disconnect, Names};
 use tokio_util::sync::CancellationToken;
 
 use super::algorithms;
@@ -47,6 +47,8 @@ pub(super) struct Facts {
 pub(super) enum Ending {
     /// The server said that no authentication method is left: the last word on this login.
     NoMoreMethods,
+    /// SSH_MSG_DISCONNECT, in words; does its reason (RFC 4253 §11.1) say that this login was the matter?
+    Disconnected { of_the_login: bool, text: String },
     /// Anything else, in words.
     Other(String),
 }
@@ -65,7 +67,7 @@ pub(super) enum ClientError {
 impl Facts {
     pub(super) fn ending_text(&self) -> String {
         match self.ending.get() {
-            Some(Ending::Other(text)) => text.clone(),
+            Some(Ending::Other(text) | Ending::Disconnected { text, .. }) => text.clone(),
             Some(Ending::NoMoreMethods) => "the server offers no authentication method".to_owned(),
             None => "connection closed".to_owned(),
         }
@@ -105,7 +107,16 @@ impl Handler for Client {
             DisconnectReason::Error(ClientError::Ssh(russh::Error::NoAuthMethod)) => Ending::NoMoreMethods,
             DisconnectReason::Error(error) => Ending::Other(printable(&error.to_string())),
             DisconnectReason::ReceivedDisconnect(info) => {
-                Ending::Other(format!("server disconnected ({:?}): {}", info.reason_code, printable(&info.message)))
+                let text = format!("server disconnected ({:?}): {}", info.reason_code, printable(&info.message));
+                // OpenSSH calls too many failures a protocol error.
+                let of_the_login = matches!(
+                    info.reason_code,
+                    Disconnect::ProtocolError
+                        | Disconnect::AuthCancelledByUser
+                        | Disconnect::NoMoreAuthMethodsAvailable
+                        | Disconnect::IllegalUserName
+                );
+                Ending::Disconnected { of_the_login, text }
             }
         };
         let _ = self.facts.ending.set(ending);

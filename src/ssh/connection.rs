@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, trace_span};
 
 use super::algorithms;
-use super::authenticate::{Credentials, Login};
+use super::authenticate::{Credentials, Login, Proofs};
 use super::channel::{ChannelSink, ChannelSource, Subsystem};
 use super::client::{Client, ClientError, Facts, printable};
 use super::host_key::{HostKeyError, HostKeyVerdict, fingerprint_text};
@@ -52,8 +52,20 @@ impl Connection {
     /// When no address can be reached, the server is not the right one, or it refuses the login.
     pub async fn open(target: &Target, credentials: &Credentials) -> Result<Self, ConnectError> {
         let opened = async {
+            let asks_first = target.asks_first();
             let (connection, deadline) = target.reach_any().await?;
-            connection.log_in(credentials, deadline).await
+            match connection.log_in(credentials, deadline, asks_first).await {
+                Ok(connection) => Ok(connection),
+                // It may hang up on any method it does not have, and so never says which it has. Once: where the proof was
+                // wrong it counts twice.
+                Err((ConnectError::Rejected { accepted, remaining }, Proofs::Guess))
+                    if accepted.is_empty() && remaining.is_empty() && target.ask_first() =>
+                {
+                    let (connection, deadline) = target.reach_any().await?;
+                    connection.log_in(credentials, deadline, true).await.map_err(|(error, _)| error)
+                }
+                Err((error, _)) => Err(error),
+            }
         };
         opened.instrument(trace_span!("connect", otel.kind = "client", backend = target.backend().name)).await
     }
@@ -109,13 +121,19 @@ impl Connection {
     }
 
     /// Key exchange and login share a deadline.
-    async fn log_in(mut self, credentials: &Credentials, deadline: Instant) -> Result<Self, ConnectError> {
+    async fn log_in(
+        mut self,
+        credentials: &Credentials,
+        deadline: Instant,
+        asks_first: bool,
+    ) -> Result<Self, (ConnectError, Proofs)> {
         let started = Instant::now();
         let sha1 = algorithms::allows_sha1(&self.algorithms);
-        let login = Login { handle: &mut self.handle, facts: &self.facts, sha1 };
-        timeout_at(deadline, login.run(credentials))
+        let mut login = Login { handle: &mut self.handle, facts: &self.facts, sha1, asks_first, proofs: Proofs::None };
+        let result = timeout_at(deadline, login.run(credentials))
             .await
-            .map_err(|_| ConnectError::TimedOut { phase: Phase::Login })??;
+            .unwrap_or(Err(ConnectError::TimedOut { phase: Phase::Login }));
+        result.map_err(|error| (error, login.proofs))?;
         metrics::backend_connect_phase(&self.backend, ConnectPhase::Login, started.elapsed());
         Ok(self)
     }

@@ -102,11 +102,14 @@ pub enum ConnectError {
         /// Authentication methods that can continue (RFC 4252 §5.1).
         remaining: Vec<String>,
     },
+    /// The server went away instead of saying what it thinks of a proof. Some do that where it is wrong.
+    #[error("the server ended the connection instead of answering the login: {0}")]
+    Unanswered(String),
     /// What should prove the login is not there or of no use, which is our side's fault.
     #[error("login cannot be proved: {0}")]
     Credentials(#[source] Arc<LoginKeyError>),
     /// A session's connection is lost, and the password that would make another one is gone.
-    #[error("nothing is kept to log in again with (login: passthrough-once)")]
+    #[error("there is nothing to log in again with")]
     NothingKept,
     /// The connection went away.
     #[error("connection lost: {0}")]
@@ -149,6 +152,7 @@ impl ConnectError {
             | Self::KeyExchange(_)
             | Self::NotStrict { .. }
             | Self::Rejected { .. }
+            | Self::Unanswered(_)
             | Self::Credentials(_)
             | Self::NothingKept
             | Self::NoChannel(_)
@@ -162,7 +166,7 @@ impl ConnectError {
         Some(match self {
             Self::Paused { .. } | Self::NothingKept => return None,
             Self::Resolve { .. } => BackendConnectResult::Dns,
-            Self::Unreachable { .. } | Self::Lost(_) => BackendConnectResult::Refused,
+            Self::Unreachable { .. } | Self::Lost(_) | Self::Unanswered(_) => BackendConnectResult::Refused,
             Self::TimedOut { .. } | Self::Sftp(SftpError::TimedOut) => BackendConnectResult::Timeout,
             Self::HostKey(_) => BackendConnectResult::HostKey,
             Self::Rejected { .. } | Self::Credentials(_) => BackendConnectResult::Auth,

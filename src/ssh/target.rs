@@ -1,6 +1,7 @@
 //! A backend: its addresses and what each is offered, the jump host, whose turn it is to log in, and the way to the first
 //! address where a server speaks.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub struct Target {
     seen: Mutex<Option<Seen>>,
     /// Logins under way; see [`LOGINS_AT_A_TIME`].
     logins: Semaphore,
+    /// A guess at its methods has ended a connection.
+    asks_first: AtomicBool,
 }
 
 /// How a backend was last seen.
@@ -130,6 +133,7 @@ impl Target {
             seen: Mutex::default(),
             backend,
             logins,
+            asks_first: AtomicBool::default(),
         }
     }
 
@@ -138,6 +142,16 @@ impl Target {
     pub fn through(mut self, target: Arc<Self>, credentials: Credentials) -> Self {
         self.jump = Some(Jump { target, credentials });
         self
+    }
+
+    /// Is it asked for its methods before one is tried?
+    pub(super) fn asks_first(&self) -> bool {
+        self.asks_first.load(Ordering::Relaxed)
+    }
+
+    /// It is from now on. Is that new?
+    pub(super) fn ask_first(&self) -> bool {
+        !self.asks_first.swap(true, Ordering::Relaxed)
     }
 
     /// Has no address answered, again and again?

@@ -390,6 +390,12 @@ pub fn backend_up(backend: &str, up: bool) {
     table::BACKEND_UP.gauge([backend.to_owned().into()]).set(f64::from(u8::from(up)));
 }
 
+/// A backend is not in the configuration any more: nothing of it is to wake anybody. Its series stay until the process ends.
+pub fn backend_gone(backend: &str) {
+    backend_up(backend, true);
+    backend_circuit_open(backend, false);
+}
+
 fn backend_succeeded(backend: &str) {
     table::BACKEND_LAST_SUCCESS.gauge([backend.to_owned().into()]).set(now());
 }

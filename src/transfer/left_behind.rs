@@ -63,6 +63,14 @@ impl LeftBehind {
         !matches!(self, Self::Temporary(_))
     }
 
+    /// May it be put right at any later time? A file in place may have been written to by others by then.
+    pub fn can_wait(&self) -> bool {
+        match self {
+            Self::Grown { .. } | Self::Created { .. } => false,
+            Self::Temporary(_) | Self::Broken { .. } | Self::Stale { .. } | Self::Aside { .. } => true,
+        }
+    }
+
     /// Puts it right; it may be so already, as what was asked for before the loss may have been carried out unanswered.
     ///
     /// # Errors
@@ -162,6 +170,11 @@ impl LeftBehinds {
         if kept.len() < MAX_LEFT_BEHIND {
             kept.push(left_behind);
         }
+    }
+
+    /// What is remembered, without anybody who sees to it.
+    pub fn give_up(&self) -> Vec<LeftBehind> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Is there nothing to put right?

@@ -38,6 +38,9 @@ pub enum StopReason {
     /// Nothing came from the client's host any more. The client may be back already, on another connection.
     #[error("the control connection timed out")]
     ControlTimedOut,
+    /// The client's certificate was revoked.
+    #[error("the client's certificate is not accepted any more")]
+    CertificateRefused,
     /// The gateway stops and its drain time is over.
     #[error("the gateway is shutting down")]
     Drained,

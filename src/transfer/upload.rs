@@ -186,9 +186,7 @@ impl Upload {
                         Patience::None
                     }
                     // Where the client itself is gone it may come back at once.
-                    TransferError::Stopped(StopReason::Aborted | StopReason::Drained | StopReason::ControlLost) => {
-                        Patience::Short
-                    }
+                    TransferError::Stopped(_) => Patience::Short,
                     _ => Patience::Long,
                 };
                 // What may still change is not worth keeping.
@@ -222,7 +220,7 @@ async fn unless_stopped(
         stored = &mut storing => stored,
         reason = stop.tripped() => match reason {
             StopReason::ControlLost | StopReason::ControlTimedOut => storing.await,
-            StopReason::Aborted | StopReason::Drained => Err(reason.into()),
+            StopReason::Aborted | StopReason::CertificateRefused | StopReason::Drained => Err(reason.into()),
         },
     }
 }

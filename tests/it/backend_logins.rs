@@ -105,6 +105,45 @@ async fn a_user_moves_from_passthrough_to_key_to_certificate_to_agent_by_login_a
     assert!(!sshd.log().contains(PASSWORD));
 }
 
+/// A server that hangs up on the first wrong password refuses it all the same: it costs the client what any does.
+#[tokio::test]
+async fn s6_a_server_that_hangs_up_on_a_wrong_password_has_refused_it() {
+    for (keyboard_interactive, attempts) in [(false, 1), (true, 1), (true, 2)] {
+        let config = vec![format!("MaxAuthTries {attempts}")];
+        let sshd = Sshd::with(Options { keyboard_interactive, config, ..Options::default() }).await;
+        let gateway = Gateway::start(&Setup::backend(&sshd).with_passthrough());
+        let mut client = Client::explicit(&gateway).await;
+        for _ in 0..2 {
+            client.ask(&format!("USER {USER}"), 331).await;
+            let reply = client.ask("PASS wrong", 530).await;
+            assert_eq!(reply.text(), "530 Login incorrect", "{keyboard_interactive} {attempts}");
+        }
+        client.log_in(USER, PASSWORD).await;
+        client.ask("PWD", 257).await;
+        let denied = gateway.metric("ftps2sftp_logins_total{method=\"password\",result=\"backend_denied\"}").await;
+        assert_eq!(denied, 2.0, "{keyboard_interactive} {attempts}");
+        assert_eq!(gateway.metric("ftps2sftp_backend_up{backend=\"files\"}").await, 1.0);
+    }
+}
+
+/// A mapped user is not to blame where the backend refuses the gateway.
+#[tokio::test]
+async fn a_backend_that_refuses_the_gateway_itself_is_told_apart_and_bans_nobody() {
+    let sshd = Sshd::start().await;
+    let key = sshd.strange_key(&["-t", "ed25519"], "");
+    let login = format!("{{user: {USER}, private_key: {}}}", key.display());
+    let limits = "limits: {failed_logins: {per_session: 3, per_ip: 2, per_user: 2}}\n";
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_login("acme", &login, "").with(limits));
+    for _ in 0..3 {
+        let mut client = Client::explicit(&gateway).await;
+        client.ask("USER acme", 331).await;
+        client.ask(format!("PASS {MAPPED_PASSWORD}"), 530).await;
+    }
+    let result = |result| format!("ftps2sftp_logins_total{{method=\"password\",result=\"{result}\"}}");
+    assert_eq!(gateway.metric(&result("backend_refused_us")).await, 3.0);
+    assert_eq!(gateway.metric(&result("throttled")).await + gateway.metric(&result("backend_denied")).await, 0.0);
+}
+
 /// F-1 and F-3 where nothing is kept to log in again with: whoever is told so logs in again, and nothing is lost.
 #[tokio::test]
 async fn under_passthrough_once_a_lost_connection_ends_the_session_and_the_client_logs_in_again() {
@@ -150,7 +189,7 @@ async fn under_passthrough_once_a_lost_connection_ends_the_session_and_the_clien
     client.ask("RETR other", 421).await;
     client.expect_closed().await;
     assert_eq!(sshd.logins(), 2);
-    gateway.wait_for_log(|line| line.contains("nothing is kept to log in again with"));
+    gateway.wait_for_log(|line| line.contains("there is nothing to log in again with"));
 }
 
 #[tokio::test]

@@ -310,6 +310,17 @@ async fn tls_53_what_is_revoked_meanwhile_ends_sessions_and_a_broken_list_change
     staying.ask("USER kept", 232).await;
     let mut leaving = show(&gateway, &withdrawn, &TLS13).await;
     leaving.ask("USER withdrawn", 232).await;
+    // One more that says nothing, and one in the middle of an upload.
+    let mut silent = show(&gateway, &withdrawn, &TLS13).await;
+    silent.ask("USER withdrawn", 232).await;
+    let mut busy = show(&gateway, &withdrawn, &TLS13).await;
+    busy.ask_all(&[("USER withdrawn", 232), ("TYPE I", 200)]).await;
+    let address = busy.passive().await;
+    busy.send("STOR unfinished").await;
+    let mut data = busy.data(address).await;
+    busy.expect(150).await;
+    data.write_all(b"a part").await.unwrap();
+    data.flush().await.unwrap();
 
     let reloads = |result| format!("ftps2sftp_reloads_total{{object=\"client_ca\",result=\"{result}\"}}");
     fs::write(&in_use, "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n").unwrap();
@@ -319,8 +330,14 @@ async fn tls_53_what_is_revoked_meanwhile_ends_sessions_and_a_broken_list_change
     authority.revoke(&withdrawn);
     fs::copy(authority.revocation_list("-crldays 30"), &in_use).unwrap();
     gateway.wait_for_metric(&reloads("success"), 1.0).await;
-    leaving.ask("PWD", 421).await;
-    leaving.expect_closed().await;
+    for mut client in [leaving, silent] {
+        client.expect(421).await;
+        client.expect_closed().await;
+    }
+    busy.expect(426).await;
+    busy.expect(421).await;
+    busy.expect_closed().await;
+    assert!(!sshd.files().join("unfinished").exists());
     assert!(come(&gateway, withdrawn.connector(&gateway, &TLS13)).await.is_err());
     staying.ask("PWD", 257).await;
     assert_eq!(staying.store("STOR file", b"goes on").await.code, 226);

@@ -620,6 +620,57 @@ async fn no_loss_at_any_request_of_a_rename_loses_a_file() {
     }
 }
 
+/// Where nothing is kept to connect again with, the next session of the same login puts right what was left: a file that has
+/// stepped aside for its successor is nobody's loss.
+#[tokio::test]
+async fn what_a_session_cannot_put_right_is_put_right_by_the_next_one_of_its_login() {
+    let sshd = ScriptedSshd::start(Script::new(Profile::bare())).await;
+    let home = std::str::from_utf8(HOME).unwrap();
+    let mut setup = sshd.setup();
+    setup.users = format!("  \"*\": {{backend: files, login: passthrough-once, root: \"{home}\"}}\n");
+    let scene = Scene { gateway: Gateway::start(&setup), sshd };
+    let log_in = async || {
+        let mut client = Client::explicit(&scene.gateway).await;
+        client.log_in("somebody", "secret").await;
+        client.ask("TYPE I", 200).await;
+        client
+    };
+    for done in [false, true] {
+        for nth in 0..2 {
+            scene.put("file", b"what was there");
+            let mut client = log_in().await;
+            let then = if done { Then::DoneAndDisconnect } else { Then::Disconnect };
+            scene.fault_at_next("RENAME", nth, then);
+            let reply = client.store("STOR file", b"new").await;
+            assert_eq!(reply.code, 451, "{done} {nth}: {}", reply.text());
+            client.ask("SIZE file", 421).await;
+            client.expect_closed().await;
+            scene.heal();
+            let mut next = log_in().await;
+            next.ask("CWD /", 250).await;
+            let what = format!("rename {nth}, done: {done}");
+            let file = scene.file("file").unwrap_or_else(|| panic!("{what}: it is gone: {:?}", scene.names()));
+            assert!([&b"what was there"[..], b"new"].contains(&&*file), "{what}");
+            eventually("nothing else is left", || scene.names() == ["file"]).await;
+        }
+    }
+}
+
+/// RMD answers FAILURE for whatever reason: that the reason cannot be found out is not that there is no such directory.
+#[tokio::test]
+async fn a_directory_that_cannot_be_looked_at_is_not_a_missing_one() {
+    let scene = Scene::new(Profile::openssh()).await;
+    let mut client = scene.client(MAPPED_USER).await;
+    client.ask("MKD folder", 257).await;
+    scene.fault(When::Every("RMDIR"), Then::Fail(StatusCode::FAILURE));
+    client.ask("RMD folder", 550).await;
+    let failing = (When::Every("RMDIR"), Then::Fail(StatusCode::FAILURE));
+    scene.sftp().script().faults = vec![failing, (When::Every("LSTAT"), Then::Disconnect)];
+    let reply = client.command("RMD folder").await;
+    assert!(!reply.text().contains("No such directory"), "{}", reply.text());
+    scene.assert_usable(&mut client).await;
+}
+
 #[tokio::test]
 async fn a_loss_before_a_transfer_begins_is_not_seen() {
     let scene = Scene::new(Profile::openssh()).await;

@@ -77,6 +77,25 @@ async fn s9_sessions_that_are_logged_in_keep_their_places() {
     }
 }
 
+/// S-9: a login under way on a backend that does not answer holds a place no better than a connection that says nothing.
+#[tokio::test]
+async fn s9_a_login_that_hangs_makes_room_too() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let setup =
+        Setup::backend_at(silent.local_addr().unwrap(), &format!("SHA256:{}", "A".repeat(43))).with_passthrough();
+    let gateway = Gateway::start(&setup.with("limits: {sessions: 2}\n"));
+    let mut hanging = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::explicit(&gateway).await;
+        client.ask("USER somebody", 331).await;
+        client.send("PASS guess").await;
+        hanging.push(client);
+    }
+    let _third = Client::clear(&gateway).await;
+    hanging[0].expect_within(421, Duration::from_secs(5)).await;
+    hanging[0].expect_closed().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s23_a_flood_of_commands_is_read_slowly_and_answered_in_order() {
     let sshd = Sshd::start().await;

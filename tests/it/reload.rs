@@ -154,6 +154,34 @@ async fn new_host_keys_hold_for_sessions_that_connect_again() {
     assert!(sshd.files().join("after").is_dir() && !sshd.files().join("meanwhile").exists());
 }
 
+/// The same where the keys are pinned in the configuration itself: a session follows its backend by name.
+#[tokio::test]
+async fn new_pins_hold_for_sessions_that_connect_again() {
+    let (sshd, stranger) = tokio::join!(Sshd::start(), Sshd::start());
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()));
+    let mut client = Client::logged_in(&gateway).await;
+    client.ask("MKD before", 257).await;
+    let told = fs::read_to_string(gateway.file()).unwrap();
+    let (right, wrong) = (sshd.host_key_fingerprint("ed25519"), stranger.host_key_fingerprint("ed25519"));
+    let taken_over = "ftps2sftp_reloads_total{object=\"backends\",result=\"success\"}";
+    fs::write(gateway.file(), told.replace(&right, &wrong)).unwrap();
+    gateway.wait_for_metric(taken_over, 1.0).await;
+    sshd.kill_sessions();
+    let refused = client.command("MKD meanwhile").await;
+    assert!((400..500).contains(&refused.code), "{}", refused.text());
+    fs::write(gateway.file(), told.clone()).unwrap();
+    gateway.wait_for_metric(taken_over, 2.0).await;
+    client.ask("MKD after", 257).await;
+    // One that is not there any more wakes nobody.
+    drop(sshd);
+    client.command("MKD never").await;
+    gateway.wait_for_metric("ftps2sftp_backend_up{backend=\"files\"}", 0.0).await;
+    fs::write(gateway.file(), told.replace("  files: {", "  others: {").replace("backend: files", "backend: others"))
+        .unwrap();
+    gateway.wait_for_metric(taken_over, 3.0).await;
+    gateway.wait_for_metric("ftps2sftp_backend_up{backend=\"files\"}", 1.0).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_rotations_under_two_hundred_sessions_with_transfers_cost_none_of_them() {
     const SESSIONS: usize = 200;

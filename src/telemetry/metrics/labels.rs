@@ -202,6 +202,8 @@ label! {
         Denied = "denied",
         /// The backend refused the credentials.
         BackendDenied = "backend_denied",
+        /// The backend refused the login of the gateway's own that a user is mapped to.
+        BackendRefusedUs = "backend_refused_us",
         /// The backend could not be asked.
         BackendUnavailable = "backend_unavailable",
         /// Refused unasked, because of earlier failures.
