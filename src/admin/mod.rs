@@ -192,7 +192,7 @@ impl Service {
         }
         match path {
             "/" => page(),
-            "/metrics" => respond(StatusCode::OK, PROMETHEUS_TEXT, self.exposition.render()),
+            "/metrics" => respond(StatusCode::OK, PROMETHEUS_TEXT, self.exposition.scrape()),
             "/readyz" => self.ready(verbose),
             "/startz" if self.readiness.state() == State::Starting => {
                 plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n")

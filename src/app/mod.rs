@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -56,6 +57,15 @@ type Targets = HashMap<String, Arc<Current<Target>>>;
 
 /// After the drain time is over: how long the cut transfers may take to say so.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// What a second signal leaves of the drain time.
+const HURRY: Duration = Duration::from_secs(5);
+
+/// How long the end waits for the metrics to be scraped once more, where transfers were cut and somebody scrapes at all.
+const LAST_SCRAPE: Duration = Duration::from_secs(20);
+
+/// Somebody who has scraped within this time is expected to do so again.
+const SCRAPED_LATELY: Duration = Duration::from_secs(120);
 
 /// How often the state of the whole is looked at: gauges that nobody sets, readiness, a sign of life.
 const PULSE: Duration = Duration::from_secs(1);
@@ -234,7 +244,7 @@ impl Gateway {
     pub async fn serve(self, process: Process) {
         let Self { config, services, listeners, admin, file, audit } = self;
         let Process { exposition, signals: shutdown, _log } = process;
-        let readiness = Readiness::starting();
+        let (readiness, scrapes) = (Readiness::starting(), exposition.clone());
         let background = CancellationToken::new();
         let helpers = TaskTracker::new();
         let listener_names: Vec<String> = config.listeners.iter().map(|listener| listener.name.clone()).collect();
@@ -286,7 +296,7 @@ impl Gateway {
         service_manager::ready("serving");
         shutdown.drain.cancelled().await;
         info!(event.name = "ftps2sftp.drain", "draining");
-        service_manager::stopping(config.shutdown.delay + config.shutdown.drain + LAST_WORDS * 2);
+        service_manager::stopping(config.shutdown.delay + config.shutdown.drain + LAST_WORDS * 2 + LAST_SCRAPE);
         metrics::draining(true);
         readiness.draining();
         tokio::select! {
@@ -294,23 +304,38 @@ impl Gateway {
             () = shutdown.now.cancelled() => {}
         }
         stop_accepting.cancel();
-        let open = services.slots.sessions();
         sessions.drain.cancel();
         tasks.close();
-        let drained = tokio::select! {
-            () = tasks.wait() => true,
-            () = sleep(config.shutdown.drain) => false,
-            () = shutdown.now.cancelled() => false,
+        let mut left = services.slots.sessions();
+        let (mut finished, mut ticks) = (pin!(tasks.wait()), interval(PULSE));
+        let mut is_over = pin!(async {
+            tokio::select! {
+                () = sleep(config.shutdown.drain) => {}
+                () = async { shutdown.now.cancelled().await; sleep(HURRY).await } => {}
+            }
+        });
+        let drained = loop {
+            tokio::select! {
+                biased;
+                () = &mut finished => break true,
+                () = &mut is_over => break false,
+                // As they end, so that somebody sees it: the process may be gone before it is scraped again.
+                _ = ticks.tick() => left -= count_drained(left, services.slots.sessions()),
+            }
         };
-        let forced = if drained { 0 } else { services.slots.sessions().min(open) };
+        let forced = if drained { 0 } else { services.slots.sessions().min(left) };
         metrics::drained(DrainOutcome::Forced, forced);
-        metrics::drained(DrainOutcome::Clean, open - forced);
+        metrics::drained(DrainOutcome::Clean, left - forced);
         if !drained {
             warn!(transfers = tasks.len(), "drain time is over, ending the sessions that are left");
             sessions.end_now();
             let _ = timeout(LAST_WORDS, tasks.wait()).await;
         }
         drop(audit);
+        if forced > 0 && scrapes.scraped_within(SCRAPED_LATELY) {
+            // What was cut is worth to be seen.
+            let _ = timeout(LAST_SCRAPE, scrapes.scraped()).await;
+        }
         background.cancel();
         helpers.close();
         let _ = timeout(LAST_WORDS, helpers.wait()).await;
@@ -322,6 +347,13 @@ impl std::fmt::Debug for Gateway {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Gateway").field("addresses", &self.addresses()).finish_non_exhaustive()
     }
+}
+
+/// Counts the sessions that have ended since so many were left. How many?
+fn count_drained(left: usize, still: usize) -> usize {
+    let ended = left.saturating_sub(still);
+    metrics::drained(DrainOutcome::Clean, ended);
+    ended
 }
 
 /// Backends by name.

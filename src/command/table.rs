@@ -58,7 +58,8 @@ const fn x_digest(
         aliases,
         syntax,
         reference: "de facto",
-        theme: Theme::Information,
+        // A whole file is read: as HASH, and not as what is answered from a file's attributes.
+        theme: Theme::Other,
         feature: Feature::WhereOffered(verb, algorithm),
         is_long: true,
         effect: Effect::Reads,

@@ -116,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
             Err(error) => failure::transfer_reply(kind, error),
         };
         let digested = self.session.logged_in().and_then(|state| state.digested.as_ref()).filter(|_| is_digested);
-        self.recorder.transfer_ended(meter, &begun, &outcome, digested, &reply);
+        self.recorder.transfer_ended(meter, &begun, &outcome, &progress, digested, &reply);
         let then = match watch.ended {
             Some(ended) => Then::End(ended),
             None if watch.refused => Then::End(Ended::CertificateRefused),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::field::Empty;
 use tracing::{Span, debug, info, trace_span, warn};
@@ -17,6 +17,7 @@ use crate::session::activity::Present;
 use crate::session::logged_in::ProofKind;
 use crate::session::services::Services;
 use crate::session::{Front, Session, Stage};
+use crate::sftp::{SftpError, StatusCode};
 use crate::telemetry::audit::{self, Subject};
 use crate::telemetry::metrics::{
     self, Channel, CommandGroup, Direction, HandshakeResult, LegacyFeature, LoginMethod, LoginResult, SessionGuard,
@@ -39,6 +40,7 @@ pub(super) struct Recorder<'a> {
     front: Arc<Front>,
     /// Of the session, for what is known later.
     span: Span,
+    began: Instant,
     /// TLS of the control connection.
     tls: &'static str,
     /// The name and the backend of who logged in.
@@ -63,6 +65,7 @@ impl<'a> Recorder<'a> {
             services,
             front: Arc::clone(front),
             span,
+            began: Instant::now(),
             tls: "",
             login: None,
             legacy: BTreeSet::new(),
@@ -229,13 +232,10 @@ impl<'a> Recorder<'a> {
                     users.logged_in(&state.user.name);
                 }
                 self.services.audit.login(self.subject(), method.as_str(), None);
-                self.span.record("user", state.name.as_str());
-                info!(
-                    event.name = "ftps2sftp.login",
-                    user.name = %state.name,
-                    backend.name = %state.backend.name(),
-                    "logged in"
-                );
+                self.span.record("user.name", state.name.as_str());
+                self.span.record("backend.name", state.backend.name());
+                self.span.record("tls.protocol.version", self.tls);
+                info!(event.name = "ftps2sftp.login", login.method = method.as_str(), "logged in");
             }
             (Err(CommandError::Login(error)), _) => {
                 let (method, result) = login_failure(error);
@@ -263,6 +263,7 @@ impl<'a> Recorder<'a> {
         meter: TransferMeter,
         transfer: &TransferBegun<'_>,
         outcome: &Outcome,
+        progress: &Progress,
         digested: Option<&Digested>,
         reply: &Reply,
     ) {
@@ -281,6 +282,9 @@ impl<'a> Recorder<'a> {
         span.record("transfer_result", result.as_str());
         let direction = direction(transfer.kind);
         let path = transfer.subject.escape_ascii();
+        let (client_close, backend_status) = (client_close(transfer.kind, outcome, progress), backend_status(outcome));
+        let first_byte = progress.first_byte().map(|at| elapsed.saturating_sub(at.elapsed()));
+        let commit = progress.end().map(|(_, at)| at.elapsed());
         if transfer.kind != TransferKind::Listing || outcome.result.is_err() {
             let record = audit::Transfer {
                 direction,
@@ -289,6 +293,10 @@ impl<'a> Recorder<'a> {
                 client_bytes: outcome.client_bytes,
                 backend_bytes: outcome.backend_bytes,
                 elapsed,
+                first_byte,
+                commit,
+                client_close,
+                backend_status: backend_status.clone(),
                 result,
                 reply: reply.code(),
                 failure: outcome.result.as_ref().err().map(ToString::to_string),
@@ -296,17 +304,26 @@ impl<'a> Recorder<'a> {
             };
             self.services.audit.transfer(self.subject(), &record);
         }
+        let kind = if transfer.is_ascii { "A" } else { "I" };
+        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
         let (direction, digest) = (direction.as_str(), digested.map(Digested::digest_text).unwrap_or_default());
         match &outcome.result {
             Ok(()) if transfer.kind == TransferKind::Listing => debug!(file.path = %path, "listing complete"),
             Ok(()) => info!(
                 event.name = "ftps2sftp.transfer",
                 ftp.direction = direction,
+                ftp.r#type = kind,
+                ftp.reply_code = reply.code(),
                 file.path = %path,
+                transfer.result = result.as_str(),
                 transfer.bytes = outcome.client_bytes,
                 transfer.backend_bytes = outcome.backend_bytes,
                 transfer.digest = digest,
+                client.close = client_close,
+                sftp.status = backend_status,
                 duration_s = elapsed.as_secs_f64(),
+                first_byte_s = seconds(first_byte),
+                commit_s = seconds(commit),
                 "transfer complete"
             ),
             Err(error) => {
@@ -314,10 +331,18 @@ impl<'a> Recorder<'a> {
                 warn!(
                     event.name = "ftps2sftp.transfer",
                     ftp.direction = direction,
+                    ftp.r#type = kind,
+                    ftp.reply_code = reply.code(),
                     file.path = %path,
+                    transfer.result = result.as_str(),
                     transfer.bytes = outcome.client_bytes,
                     transfer.backend_bytes = outcome.backend_bytes,
+                    client.close = client_close,
+                    sftp.status = backend_status,
                     duration_s = elapsed.as_secs_f64(),
+                    first_byte_s = seconds(first_byte),
+                    commit_s = seconds(commit),
+                    error.r#type = result.as_str(),
                     exception.message = %error,
                     "transfer failed"
                 );
@@ -329,8 +354,13 @@ impl<'a> Recorder<'a> {
         if self.pasv && !self.epsv {
             self.legacy(LegacyFeature::PasvOnly);
         }
-        let logged_in = matches!(session.stage, Stage::LoggedIn(_));
-        debug!(logged_in, reason = %ended, "session ended");
+        let duration = self.began.elapsed().as_secs_f64();
+        // Whoever looks whether a port is open is no news.
+        if matches!(session.stage, Stage::LoggedIn(_)) {
+            info!(event.name = "ftps2sftp.session.end", reason = %ended, duration_s = duration, "session ended");
+        } else {
+            debug!(event.name = "ftps2sftp.session.end", reason = %ended, duration_s = duration, "session ended before a login");
+        }
     }
 }
 
@@ -397,6 +427,33 @@ fn login_failure(error: &LoginError) -> (LoginMethod, LoginResult) {
             (LoginMethod::Password, LoginResult::BackendUnavailable)
         }
         LoginError::NotFromHere | LoginError::TooManySessions => (LoginMethod::Password, LoginResult::Denied),
+    }
+}
+
+/// How the client ended the data connection.
+fn client_close(kind: TransferKind, outcome: &Outcome, progress: &Progress) -> &'static str {
+    match (&outcome.result, progress.end()) {
+        (Err(TransferError::Data(DataError::NoCloseNotify)), _) | (_, Some((false, _))) => "fin",
+        (Err(TransferError::Data(DataError::Broken(_))), _) => "reset",
+        (Err(TransferError::Data(DataError::Idle)), _) => "timeout",
+        (_, Some((true, _))) => "close_notify",
+        (Ok(()), None) if kind != TransferKind::Upload => "acknowledged",
+        _ => "none",
+    }
+}
+
+/// The last word of the backend on a transfer.
+fn backend_status(outcome: &Outcome) -> String {
+    match &outcome.result {
+        Ok(()) => StatusCode::OK.to_string(),
+        Err(TransferError::Backend(error) | TransferError::StorageFull(_, error)) => match error {
+            SftpError::Status { code, .. } => code.to_string(),
+            SftpError::Lost(_) => "lost".to_owned(),
+            SftpError::TimedOut => "timeout".to_owned(),
+            SftpError::Protocol(_) | SftpError::Unsupported(_) => "protocol".to_owned(),
+        },
+        Err(TransferError::SizeDiffers { .. } | TransferError::EndedEarly { .. }) => StatusCode::OK.to_string(),
+        Err(TransferError::Data(_) | TransferError::Stopped(_)) => "none".to_owned(),
     }
 }
 

@@ -108,7 +108,10 @@ async fn let_in(
     let ends = tokio::select! {
         biased;
         ends = gate.ends(&mut stream, peer) => ends,
-        () = shutdown.drain.cancelled() => return None,
+        () = shutdown.drain.cancelled() => {
+            metrics::connection(&listener.name, ConnectionResult::Draining);
+            return None;
+        }
     };
     match ends {
         Ok(ends) => Some((stream, ends)),
@@ -157,8 +160,11 @@ async fn serve(
         client.address = %peer.ip(),
         client.port = peer.port(),
         listener = %listener.name,
-        user = tracing::field::Empty
+        tls.protocol.version = tracing::field::Empty,
+        user.name = tracing::field::Empty,
+        backend.name = tracing::field::Empty
     );
+    debug!(parent: &span, event.name = "ftps2sftp.session.start", "session began");
     let front = Front::new(id, ends, local, listener, tls);
     let control = Control::new(stream, Session::new(front), slot, &services, shutdown, span.clone());
     control.run().instrument(span).await;

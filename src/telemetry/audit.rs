@@ -67,6 +67,16 @@ pub struct Transfer<'a> {
     pub backend_bytes: u64,
     /// From the transfer command to its end.
     pub elapsed: Duration,
+    /// From the transfer command to the first byte on the data connection.
+    pub first_byte: Option<Duration>,
+    /// Of an upload, from the client's end of it to what the backend made of it.
+    pub commit: Option<Duration>,
+    /// How the client ended the data connection: `close_notify`, `fin`, `acknowledged` (a download it has all of), `reset`,
+    /// `timeout`, or `none` where it did not.
+    pub client_close: &'static str,
+    /// The last word of the backend: a status as the draft names it, `lost` or `timeout`; `none` where it was not the
+    /// matter.
+    pub backend_status: String,
     /// How it ended.
     pub result: TransferResult,
     /// How the client heard of it.
@@ -114,7 +124,14 @@ impl Audit {
             fields.number("ftp.reply_code", transfer.reply.into());
             fields.number("transfer.client_bytes", transfer.client_bytes);
             fields.number("transfer.backend_bytes", transfer.backend_bytes);
+            fields.text("client.close", transfer.client_close);
+            fields.text("sftp.status", &transfer.backend_status);
             fields.decimal("duration_s", transfer.elapsed.as_secs_f64());
+            for (name, time) in [("first_byte_s", transfer.first_byte), ("commit_s", transfer.commit)] {
+                if let Some(time) = time {
+                    fields.decimal(name, time.as_secs_f64());
+                }
+            }
             if let Some(failure) = &transfer.failure {
                 fields.text("exception.message", failure);
             }

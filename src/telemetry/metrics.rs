@@ -9,11 +9,12 @@ mod process;
 mod table;
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metrics::SharedString;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use backend_requests::BackendRequests;
@@ -40,6 +41,14 @@ pub const UNKNOWN_VERB: &str = "OTHER";
 #[derive(Clone)]
 pub struct Exposition {
     handle: PrometheusHandle,
+    scrapes: Arc<Scrapes>,
+}
+
+/// When it was scraped.
+#[derive(Default)]
+struct Scrapes {
+    last: Mutex<Option<Instant>>,
+    next: Notify,
 }
 
 /// Metrics could not be set up.
@@ -69,7 +78,7 @@ pub fn install() -> Result<Exposition, InstallError> {
         }
     }
     let recorder = builder.build_recorder();
-    let candidate = Exposition { handle: recorder.handle() };
+    let candidate = Exposition { handle: recorder.handle(), scrapes: Arc::default() };
     let installed = INSTALLED.get_or_init(|| {
         // Only this closure sets the global recorder and it runs once, so there is none yet.
         let _ = metrics::set_global_recorder(recorder);
@@ -79,6 +88,7 @@ pub fn install() -> Result<Exposition, InstallError> {
         candidate
     });
     initialise(&[], &[]);
+    process::start_time();
     table::BUILD_INFO
         .gauge([
             env!("CARGO_PKG_VERSION").into(),
@@ -112,6 +122,25 @@ pub fn initialise(listeners: &[&str], backends: &[&str]) {
 }
 
 impl Exposition {
+    /// What a scrape gets; see [`Exposition::render`].
+    pub fn scrape(&self) -> String {
+        let text = self.render();
+        *self.scrapes.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.scrapes.next.notify_waiters();
+        text
+    }
+
+    /// Was it scraped within this time?
+    pub fn scraped_within(&self, time: Duration) -> bool {
+        let last = self.scrapes.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| last.elapsed() < time)
+    }
+
+    /// Completes with the next scrape.
+    pub async fn scraped(&self) {
+        self.scrapes.next.notified().await;
+    }
+
     /// All metrics in the Prometheus text format 0.0.4, ordered by name.
     pub fn render(&self) -> String {
         let text = self.handle.render();
@@ -260,6 +289,11 @@ pub fn command(verb: &'static str, group: CommandGroup, code: u16, elapsed: Dura
 pub fn data_connection(mode: DataMode, result: DataConnectionResult, waited: Duration) {
     table::DATA_CONNECTIONS.counter([mode.into(), result.into()]).increment(1);
     table::DATA_CONNECTION_WAIT.observe([mode.into()], waited.as_secs_f64());
+}
+
+/// No data connection, and no transfer command that waited for one: the client never came, or had no port to come to.
+pub fn no_data_connection(mode: DataMode, result: DataConnectionResult) {
+    table::DATA_CONNECTIONS.counter([mode.into(), result.into()]).increment(1);
 }
 
 /// A data connection came from an address that nobody waits for. It names no command, so it counts as PASV.

@@ -95,6 +95,8 @@ pub struct DataEndpoint {
     rules: EndpointRules,
     direction: Arc<AtomicU8>,
     way: Way,
+    /// A transfer command has waited for the connection.
+    is_used: bool,
 }
 
 #[derive(Debug)]
@@ -124,12 +126,12 @@ impl DataEndpoint {
         let direction = Arc::new(AtomicU8::new(UNKNOWN));
         let occupied = Arc::new(AtomicBool::new(false));
         let arriving = tokio::spawn(arrive(reservation, rules.clone(), Arc::clone(&direction), Arc::clone(&occupied)));
-        Self { rules, direction, way: Way::Passive { occupied, arriving: Some(arriving) } }
+        Self { rules, direction, way: Way::Passive { occupied, arriving: Some(arriving) }, is_used: false }
     }
 
     /// Will connect to the client.
     pub fn active(dial: Dial, rules: EndpointRules) -> Self {
-        Self { rules, direction: Arc::new(AtomicU8::new(UNKNOWN)), way: Way::Active(dial) }
+        Self { rules, direction: Arc::new(AtomicU8::new(UNKNOWN)), way: Way::Active(dial), is_used: false }
     }
 
     /// Says which way the transfer goes, before the client is told to begin: its ClientHello may follow at once, and
@@ -145,7 +147,8 @@ impl DataEndpoint {
     ///
     /// # Errors
     /// When none came in time, or what came was not acceptable.
-    pub async fn open(self, direction: Direction) -> Result<DataConnection, DataError> {
+    pub async fn open(mut self, direction: Direction) -> Result<DataConnection, DataError> {
+        self.is_used = true;
         let (mode, asked) = (self.rules.mode, Instant::now());
         let opened = self.wait(direction).await;
         metrics::data_connection(mode, result_label(opened.as_ref()), asked.elapsed());
@@ -194,11 +197,22 @@ impl DataEndpoint {
 
     /// Ends it and gives its port back before it returns.
     pub async fn close(mut self) {
+        self.count_if_nobody_came();
         if let Way::Passive { arriving, .. } = &mut self.way
             && let Some(arriving) = arriving.take()
         {
             arriving.abort();
             let _ = arriving.await;
+        }
+    }
+
+    /// Most clients connect before they send the transfer command: where they cannot, this is all that is seen of it.
+    fn count_if_nobody_came(&self) {
+        if let Way::Passive { occupied, arriving: Some(_) } = &self.way
+            && !self.is_used
+            && !occupied.load(Ordering::SeqCst)
+        {
+            metrics::no_data_connection(self.rules.mode, DataConnectionResult::Timeout);
         }
     }
 }
@@ -232,6 +246,7 @@ impl Drop for Declined {
 
 impl Drop for DataEndpoint {
     fn drop(&mut self) {
+        self.count_if_nobody_came();
         if let Way::Passive { arriving: Some(arriving), .. } = &self.way {
             arriving.abort();
         }

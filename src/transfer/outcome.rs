@@ -75,6 +75,7 @@ pub struct Progress(Arc<Moved>);
 struct Moved {
     bytes: AtomicU64,
     first: OnceLock<Instant>,
+    end: OnceLock<(bool, Instant)>,
 }
 
 impl Progress {
@@ -82,6 +83,15 @@ impl Progress {
         if self.0.bytes.fetch_add(bytes as u64, Ordering::Relaxed) == 0 && bytes > 0 {
             let _ = self.0.first.set(Instant::now());
         }
+    }
+
+    pub(super) fn end_was_told(&self, by_close_notify: bool) {
+        let _ = self.0.end.set((by_close_notify, Instant::now()));
+    }
+
+    /// When the client said that an upload is whole, and whether it did so by TLS close_notify or by closing TCP.
+    pub fn end(&self) -> Option<(bool, Instant)> {
+        self.0.end.get().copied()
     }
 
     /// When the first byte was on the data connection.

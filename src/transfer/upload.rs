@@ -265,7 +265,7 @@ async fn receive(
         let read = tokio::select! {
             biased;
             error = sink.failed() => return Err(error.into()),
-            read = timeout(manner.idle, connection.read(&mut spare)) => ended(read, manner.strict_end),
+            read = timeout(manner.idle, connection.read(&mut spare)) => ended(read, manner.strict_end, connection, progress),
         };
         let read = match read {
             Ok(read) => read,
@@ -311,7 +311,7 @@ async fn receive_converted(
         let read = tokio::select! {
             biased;
             error = sink.failed() => return Err(error.into()),
-            read = timeout(manner.idle, connection.read(&mut spare)) => ended(read, manner.strict_end)?,
+            read = timeout(manner.idle, connection.read(&mut spare)) => ended(read, manner.strict_end, connection, progress)?,
         };
         manner.pass(read).await;
         progress.add(read);
@@ -345,6 +345,8 @@ async fn receive_converted(
 fn ended(
     read: Result<Result<usize, DataError>, tokio::time::error::Elapsed>,
     strict_end: bool,
+    connection: &DataConnection,
+    progress: &Progress,
 ) -> Result<usize, DataError> {
     match read {
         Err(_) => Err(DataError::Idle),
@@ -352,8 +354,14 @@ fn ended(
             tracing::info!(
                 "the data connection ended without TLS close_notify, which is taken for the end (policy.upload_eof: lax)"
             );
+            progress.end_was_told(false);
             Ok(0)
         }
-        Ok(read) => read,
+        Ok(read) => {
+            if matches!(read, Ok(0)) {
+                progress.end_was_told(connection.secured().is_some());
+            }
+            read
+        }
     }
 }

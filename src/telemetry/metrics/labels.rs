@@ -36,8 +36,6 @@ label! {
         Accepted = "accepted",
         /// A bound on sessions was reached.
         Limit = "limit",
-        /// The address may not connect.
-        Denied = "acl",
         /// The gateway is stopping.
         Draining = "draining",
         /// The PROXY header was missing or wrong.

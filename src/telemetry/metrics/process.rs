@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::table::{Kind, MetricRow};
@@ -30,7 +31,6 @@ pub(super) fn render(output: &mut String) {
     let stat = std::fs::read_to_string(proc.join("stat")).unwrap_or_default();
     let status = std::fs::read_to_string(proc.join("status")).unwrap_or_default();
     let limits = std::fs::read_to_string(proc.join("limits")).unwrap_or_default();
-    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
     // The directory being read is itself one of the descriptors.
     let open_files = std::fs::read_dir(proc.join("fd")).ok().map(|entries| entries.count().saturating_sub(1) as f64);
 
@@ -39,7 +39,7 @@ pub(super) fn render(output: &mut String) {
         (&RESIDENT, resident_bytes(&status)),
         (&OPEN_FILES, open_files),
         (&MAX_FILES, max_open_files(&limits)),
-        (&START, start_time(&stat, &uptime)),
+        (&START, Some(start_time())),
     ];
     for (row, value) in values {
         if let Some(value) = value {
@@ -66,12 +66,12 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     Some((stat_field(stat, 14)? + stat_field(stat, 15)?) / TICKS_PER_SECOND)
 }
 
-fn start_time(stat: &str, uptime: &str) -> Option<f64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
-    let up: f64 = uptime.split_ascii_whitespace().next()?.parse().ok()?;
-    let since_boot = stat_field(stat, 22)? / TICKS_PER_SECOND;
-    // To the tick: the same process must not seem to start anew at each reading.
-    Some((now - up + since_boot).round())
+/// When it was asked for first, which is when metrics are set up. /proc/uptime, which tells better, is hidden from services
+/// (systemd.exec(5), `ProcSubset=pid`).
+pub(super) fn start_time() -> f64 {
+    static STARTED: LazyLock<f64> =
+        LazyLock::new(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64().round());
+    *STARTED
 }
 
 fn resident_bytes(status: &str) -> Option<f64> {
@@ -104,7 +104,6 @@ mod tests {
     fn a_command_name_cannot_shift_the_fields() {
         let stat = "7 (a) S 1 ) R 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 4 0 1234 0 0";
         assert_eq!(cpu_seconds(stat), Some(3.0));
-        assert_eq!(stat_field(stat, 22), Some(1234.0));
         assert_eq!(cpu_seconds(""), None);
         assert_eq!(resident_bytes("VmRSS:\t    2048 kB\n"), Some(2_097_152.0));
         assert_eq!(
