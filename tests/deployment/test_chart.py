@@ -133,6 +133,14 @@ def test_each_pod_has_a_service_and_a_name_of_its_own():
     assert [entry["name"] for entry in container["env"]] == ["POD_NAME", "PASSIVE_ADDRESS"]
 
 
+@pytest.mark.parametrize("values", ["single", "load-balancer", "node-port", "per-pod"])
+def test_sessions_of_a_gateway_that_takes_no_new_ones_still_open_data_connections(values):
+    services = [made["spec"] for made in helmtool.render(CHART, VALUES[values]) if made["kind"] == "Service"]
+    of_clients = [spec for spec in services if spec.get("clusterIP") != "None"]
+    assert of_clients
+    assert all(spec["publishNotReadyAddresses"] is True for spec in of_clients)
+
+
 def test_gateways_on_nodes_have_no_service_and_keep_apart():
     objects = helmtool.render(CHART, VALUES["host-network"])
     services = [made for made in objects if made["kind"] == "Service"]

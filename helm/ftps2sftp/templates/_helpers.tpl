@@ -97,6 +97,9 @@ last: {{ last $bounds | int64 }}
 {{- define "ftps2sftp.serviceSpec" -}}
 {{- with .Values.service -}}
 type: {{ .type }}
+# There is one pod behind each of these Services, and so nobody to go to instead. Without this, a gateway that takes no new
+# sessions (it is full, or drains) would lose the data connections of those that it has.
+publishNotReadyAddresses: true
 {{- if ne .type "ClusterIP" }}
 externalTrafficPolicy: {{ .externalTrafficPolicy }}
 {{- end }}
