@@ -219,8 +219,38 @@ def test_what_is_taken_over_while_it_runs_does_not_replace_pods():
 
 
 def test_numbers_stay_whole():
-    objects = helmtool.render(CHART, VALUES["single"] | {"config": VALUES["single"]["config"] | {"limits": {"sessions": 1000000}}})
+    config = VALUES["single"]["config"] | {"limits": {"sessions": 1000000}}
+    objects = helmtool.render(CHART, VALUES["single"] | {"config": config, "resources": {"limits": {"memory": "1Ti"}}})
     assert "sessions: 1000000" in one(objects, "ConfigMap")["data"]["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "limits", "sessions", "window"),
+    [
+        ("512Mi", {}, 210, "1MiB"),
+        ("1Gi", {}, 451, "1MiB"),
+        ("1.5G", {}, 643, "1MiB"),
+        (536870912, {}, 210, "1MiB"),
+        ("512Mi", {"failed_logins": {"per_ip": None}}, 210, "1MiB"),
+        ("512Mi", {"transfer_window": "8MiB"}, 27, "8MiB"),
+        # Whoever says so knows how many of them transfer files at a time.
+        ("512Mi", {"sessions": 3000}, 3000, "1MiB"),
+        ("1Ti", {}, 10000, "1MiB"),
+    ],
+)
+def test_sessions_fit_into_the_memory_limit(memory, limits, sessions, window):
+    values = VALUES["single"] | {"resources": {"limits": {"memory": memory}}}
+    made = own_config(helmtool.render(CHART, values | {"config": values["config"] | {"limits": limits}}))["limits"]
+    assert made == limits | {"sessions": sessions, "transfer_window": window}
+    assert f"At most {sessions} sessions" in helmtool.notes(CHART, values | {"config": values["config"] | {"limits": limits}})
+    if "sessions" not in limits:
+        mebibytes = {"1.5G": 1500000000 / 1048576, "1Gi": 1024, "1Ti": 1048576}.get(memory, 512)
+        assert manifests.mebibytes_needed(made) <= mebibytes
+
+
+def test_without_a_memory_limit_the_gateways_own_limits_hold():
+    objects = helmtool.render(CHART, VALUES["single"] | {"resources": {"limits": {"memory": None}}})
+    assert "limits" not in own_config(objects)
 
 
 def test_the_rules_are_those_of_prometheus():
@@ -316,6 +346,17 @@ def test_the_sidecar_is_for_its_own_pod_alone(application):
     config = yaml.safe_load(one(application, "ConfigMap")["data"]["config.yaml"])
     assert {listener["address"].split(":")[0] for listener in config["listeners"]} == {"127.0.0.1"}
     assert not [made for made in application if made["kind"] == "Service"]
+
+
+def test_sessions_of_the_sidecar_fit_into_its_memory_limit(application):
+    limits = yaml.safe_load(one(application, "ConfigMap")["data"]["config.yaml"])["limits"]
+    [sidecar] = one(application, "Deployment")["spec"]["template"]["spec"]["initContainers"]
+    assert limits == {"sessions": 90, "transfer_window": "1MiB"}
+    assert sidecar["resources"]["limits"]["memory"] == "256Mi"
+    assert manifests.mebibytes_needed(limits) <= 256
+    changed = helmtool.render(EXAMPLE, {"ftps2sftp-lib": {"config": {"limits": {"sessions": 5}}}})
+    limits = yaml.safe_load(one(changed, "ConfigMap")["data"]["config.yaml"])["limits"]
+    assert limits == {"sessions": 5, "transfer_window": "1MiB"}
 
 
 def test_the_gateway_accepts_the_configuration_of_the_sidecar(application, tmp_path):

@@ -45,6 +45,13 @@ def test_the_gateway_accepts_the_configuration_of_the_example(example, tmp_path)
     assert re.search(r"^configuration +ok .* is valid$", said, re.MULTILINE), said
 
 
+def test_sessions_of_the_example_fit_into_its_memory_limit(example):
+    [made] = [one for one in example if one["kind"] == "ConfigMap"]
+    limits = yaml.safe_load(made["data"]["config.yaml"])["limits"]
+    assert sidecar(example)["resources"]["limits"]["memory"] == "256Mi"
+    assert manifests.mebibytes_needed(limits) <= 256
+
+
 def test_component_and_library_chart_add_the_same_sidecar(example):
     application = ROOT / "helm/examples/sidecar-app"
     helmtool.update_dependencies(application)

@@ -27,6 +27,37 @@ The gateway as a sidecar. Each template takes the root of the application's char
 {{- end }}
 {{- end }}
 
+{{- /* The bytes of a size as Kubernetes or the gateway writes it (512Mi, 1.5G, 8MiB, a number); empty for anything else. */}}
+{{- define "ftps2sftp-lib.bytes" -}}
+{{- $text := kindIs "string" . | ternary . (int64 . | toString) | toString | trimSuffix "B" }}
+{{- $number := regexFind "^[0-9]+([.][0-9]+)?" $text }}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
+{{- $unit := trimPrefix $number $text }}
+{{- if and $number (hasKey $units $unit) }}
+{{- mulf (float64 $number) (get $units $unit) | int64 }}
+{{- end }}
+{{- end }}
+
+{{- /* The configuration's limits. Where it says nothing of them, a window and as many sessions as have room for a transfer each
+in the memory limit: a process that wants more is killed, and every session with it. */}}
+{{- define "ftps2sftp-lib.limits" -}}
+{{- $values := index .Values "ftps2sftp-lib" }}
+{{- $limits := deepCopy ($values.config.limits | default dict) }}
+{{- $resources := $values.resources | default dict }}
+{{- $memory := include "ftps2sftp-lib.bytes" (get ($resources.limits | default dict) "memory") | int64 }}
+{{- if $memory }}
+{{- $window := $limits.transfer_window | default "1MiB" }}
+{{- $_ := set $limits "transfer_window" $window }}
+{{- $bytes := include "ftps2sftp-lib.bytes" $window | int64 }}
+{{- if and $bytes (not (hasKey $limits "sessions")) }}
+{{- /* 64 MiB for itself, and 128 KiB for a session. Never more than the gateway's own default. */}}
+{{- $sessions := div (sub $memory 67108864) (add 131072 (mul 2 $bytes)) }}
+{{- $_ := set $limits "sessions" (max 1 (min 10000 $sessions)) }}
+{{- end }}
+{{- end }}
+{{- toYaml $limits }}
+{{- end }}
+
 {{- define "ftps2sftp-lib.config" -}}
 {{- $values := index .Values "ftps2sftp-lib" }}
 {{- $config := deepCopy $values.config }}
@@ -34,6 +65,9 @@ The gateway as a sidecar. Each template takes the root of the application's char
 {{- if not (or $backend.known_hosts $backend.host_keys) }}
 {{- $_ := set $backend "known_hosts" "/etc/ftps2sftp/known_hosts" }}
 {{- end }}
+{{- end }}
+{{- with include "ftps2sftp-lib.limits" . | fromYaml }}
+{{- $_ := set $config "limits" . }}
 {{- end }}
 {{- toYaml $config }}
 # Only the application itself gets in; the address it dials is the one for data, too.

@@ -147,6 +147,37 @@ ports: {{- include "ftps2sftp.servicePorts" . | nindent 2 }}
 {{- $ports | uniq | sortAlpha | toYaml }}
 {{- end }}
 
+{{- /* The bytes of a size as Kubernetes or the gateway writes it (512Mi, 1.5G, 8MiB, a number); empty for anything else. */}}
+{{- define "ftps2sftp.bytes" -}}
+{{- $text := kindIs "string" . | ternary . (int64 . | toString) | toString | trimSuffix "B" }}
+{{- $number := regexFind "^[0-9]+([.][0-9]+)?" $text }}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
+{{- $unit := trimPrefix $number $text }}
+{{- if and $number (hasKey $units $unit) }}
+{{- mulf (float64 $number) (get $units $unit) | int64 }}
+{{- end }}
+{{- end }}
+
+{{- /* The configuration's limits. Where it says nothing of them, a window and as many sessions as have room for a transfer each
+in the memory limit: a process that wants more is killed, and every session with it. */}}
+{{- define "ftps2sftp.limits" -}}
+{{- $values := .Values }}
+{{- $limits := deepCopy ($values.config.limits | default dict) }}
+{{- $resources := $values.resources | default dict }}
+{{- $memory := include "ftps2sftp.bytes" (get ($resources.limits | default dict) "memory") | int64 }}
+{{- if $memory }}
+{{- $window := $limits.transfer_window | default "1MiB" }}
+{{- $_ := set $limits "transfer_window" $window }}
+{{- $bytes := include "ftps2sftp.bytes" $window | int64 }}
+{{- if and $bytes (not (hasKey $limits "sessions")) }}
+{{- /* 64 MiB for itself, and 128 KiB for a session. Never more than the gateway's own default. */}}
+{{- $sessions := div (sub $memory 67108864) (add 131072 (mul 2 $bytes)) }}
+{{- $_ := set $limits "sessions" (max 1 (min 10000 $sessions)) }}
+{{- end }}
+{{- end }}
+{{- toYaml $limits }}
+{{- end }}
+
 {{- /* The gateway's configuration: what the values say, and of `config` what the chart has no value for. */}}
 {{- define "ftps2sftp.config" -}}
 {{- $config := deepCopy .Values.config }}
@@ -163,6 +194,10 @@ ports: {{- include "ftps2sftp.servicePorts" . | nindent 2 }}
 {{- $_ := set $config "passive" (dict "ports" .Values.passive.ports "address" $address "overrides" .Values.passive.overrides "shared" .Values.passive.shared "proxy_protocol" .Values.proxyProtocol.data) }}
 {{- with .Values.proxyProtocol.trusted }}
 {{- $_ := set $config "trusted_proxies" . }}
+{{- end }}
+
+{{- with include "ftps2sftp.limits" . | fromYaml }}
+{{- $_ := set $config "limits" . }}
 {{- end }}
 
 {{- $tls := deepCopy ($config.tls | default dict) }}

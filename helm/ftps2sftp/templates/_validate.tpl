@@ -142,6 +142,15 @@
 {{- end }}
 {{- end }}
 
+{{- $memory := include "ftps2sftp.bytes" (get (($values.resources | default dict).limits | default dict) "memory") | int64 }}
+{{- if and $isOwn $memory }}
+{{- $wanted := dig "limits" "sessions" 1 $values.config | int64 }}
+{{- $needed := add 67108864 (mul 131072 $wanted) }}
+{{- if gt $needed $memory }}
+{{- $problems = append $problems (printf "resources.limits.memory: %v has no room for `config.limits.sessions: %d`, which take %d MiB before the first transfer. Raise it, or lower `config.limits.sessions`." $values.resources.limits.memory $wanted (div $needed 1048576)) }}
+{{- end }}
+{{- end }}
+
 {{- $grace := add (int $values.shutdown.delaySeconds) (int $values.shutdown.drainSeconds) 20 }}
 {{- if $values.terminationGracePeriodSeconds }}
 {{- if lt (int $values.terminationGracePeriodSeconds) (int $grace) }}
