@@ -261,7 +261,18 @@ def test_the_rules_are_those_of_prometheus():
         for rule in group["rules"]:
             if "alert" in rule:
                 rule["annotations"]["runbook_url"] = f"https://runbooks.example.com/ftps2sftp#{rule['alert'].lower()}"
+            rule["expr"] = rule["expr"].replace('job=~".*ftps2sftp.*"', 'job="ftps2sftp"')
     assert spec == expected
+
+
+@pytest.mark.parametrize(("override", "name"), [({}, "ftps2sftp"), ({"nameOverride": "partners"}, "partners")])
+def test_the_alert_about_a_gateway_that_is_down_knows_its_job(override, name):
+    objects = helmtool.render(CHART, VALUES["per-pod"] | override)
+    [down] = [rule for group in one(objects, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]
+              if rule.get("alert") == "Ftps2sftpDown"]
+    assert down["expr"] == f'up{{job="{name}"}} == 0'
+    label = one(objects, "PodMonitor")["spec"]["jobLabel"]
+    assert one(objects, "StatefulSet")["spec"]["template"]["metadata"]["labels"][label] == name
 
 
 def test_the_dashboard_is_that_of_grafana():

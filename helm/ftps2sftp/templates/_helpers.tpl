@@ -224,6 +224,11 @@ in the memory limit: a process that wants more is killed, and every session with
 {{- toYaml $config }}
 {{- end }}
 
+{{- /* The rules, for the job of this gateway: the monitors call it by the name of the chart, which may be another. */}}
+{{- define "ftps2sftp.rules" -}}
+{{- .Files.Get "files/rules.yaml" | replace "job=~\".*ftps2sftp.*\"" (printf "job=%s" (include "ftps2sftp.name" . | quote)) }}
+{{- end }}
+
 {{- /* A probe of the admin listener: path, and changes of the values. */}}
 {{- define "ftps2sftp.probe" -}}
 {{- toYaml (merge (dict "httpGet" (dict "path" .path "port" "metrics")) .changes) }}

@@ -161,6 +161,30 @@
 {{- $problems = append $problems "service.externalTrafficPolicy: Cluster hides clients' addresses, so a data connection seems to come from elsewhere than its control connection. Set it to Local, or `config.policy.data_peer_check: false` (then with `data_tls_resumption: require`)." }}
 {{- end }}
 
+{{- $monitors := or $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled }}
+{{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled }}
+{{- $problems = append $problems "metrics: with `podMonitor` and `serviceMonitor` everything is scraped twice, and sums are twice what they are. Turn one of them off." }}
+{{- end }}
+{{- with $values.metrics.prometheusRule }}
+{{- if and .enabled (not $monitors) }}
+{{- $problems = append $problems "metrics.prometheusRule: nothing tells Prometheus of the gateway, so Ftps2sftpAbsent would fire and no other alert ever could. Set `metrics.podMonitor.enabled: true`." }}
+{{- end }}
+{{- if and .enabled (not .runbook) }}
+{{- $problems = append $problems "metrics.prometheusRule.runbook: alerts would lead nowhere. Set the address at which you publish deploy/runbook.md, such as https://wiki.example.com/ftps2sftp." }}
+{{- end }}
+{{- $alerts := list }}
+{{- range ($.Files.Get "files/rules.yaml" | fromYaml).groups }}
+{{- range .rules }}
+{{- $alerts = append $alerts .alert }}
+{{- end }}
+{{- end }}
+{{- range .disabled }}
+{{- if not (has . $alerts) }}
+{{- $problems = append $problems (printf "metrics.prometheusRule.disabled: there is no alert %s. The names are those of deploy/prometheus/rules.yaml." .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- if $problems }}
 {{- fail (printf "\n\nftps2sftp: these values cannot work:\n  - %s\n" (join "\n  - " $problems)) }}
 {{- end }}
