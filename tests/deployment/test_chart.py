@@ -307,18 +307,67 @@ def test_the_notes_tell_which_ports_to_open(values):
     said = helmtool.notes(CHART, VALUES[values])
     first, last = own_config(helmtool.render(CHART, VALUES[values]))["passive"]["ports"].split("-")
     assert f"{first} to {last} for data" in said
-    assert "helm -n files test gateway" in said
+    assert "From 10 seconds after it was told to stop" in said and "300 seconds later at most" in said
+
+
+def probes(objects):
+    return [made for made in objects if made["kind"] == "Pod"]
 
 
 def test_probes_of_helm_test_are_those_of_the_image_itself():
-    objects = helmtool.render(CHART, VALUES["load-balancer"])
-    pods = [made for made in objects if made["kind"] == "Pod"]
+    objects = helmtool.render(CHART, VALUES["host-network"])
+    pods = probes(objects)
     assert [pod["spec"]["containers"][0]["args"] for pod in pods] == [
         ["probe", "--tls-only", "--insecure", "ftpes://gateway-ftps2sftp-pods:2121"],
         ["probe", "--tls-only", "--insecure", "ftps://gateway-ftps2sftp-pods:2990"],
     ]
     [container] = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"]
     assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {container["image"]}
+    said = helmtool.notes(CHART, VALUES["host-network"])
+    assert "as far as TLS" in said and "helm -n files test gateway" in said
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_helm_test_logs_in_with_a_secret_that_is_for_it(existing):
+    # Through the load balancer, which writes the PROXY header that is asked for.
+    url = "ftp://probe@ftps.example.com/incoming"
+    values = VALUES["load-balancer"] | ({"test": {"url": url, "existingSecret": "ftps-test"}} if existing else {})
+    pods = probes(helmtool.render(CHART, values))
+    said = helmtool.notes(CHART, values)
+    assert ("helm -n files test gateway" in said) is existing
+    assert ("has nothing to try: connections must begin with a PROXY header" in said) is not existing
+    if not existing:
+        assert pods == []
+        return
+    [pod] = pods
+    [container] = pod["spec"]["containers"]
+    assert container["args"] == ["probe", "--ca", "/test/ca.crt", "--password-file", "/test/password", url]
+    [volume], [mount] = pod["spec"]["volumes"], container["volumeMounts"]
+    assert volume["secret"]["secretName"] == "ftps-test"
+    assert (mount["name"], mount["mountPath"]) == (volume["name"], "/test")
+
+
+def test_helm_test_is_not_there_where_clients_must_show_a_certificate():
+    changed = VALUES["single"] | {
+        "tls": {"existingSecret": "ftps-tls", "clientCertificates": "required", "clientCaSecret": "partners-ca"}
+    }
+    assert probes(helmtool.render(CHART, changed)) == []
+    said = helmtool.notes(CHART, changed)
+    assert "has nothing to try: clients must show a certificate" in said and "helm -n files test" not in said
+
+
+@pytest.mark.parametrize("exposed", [True, False])
+def test_on_nodes_the_status_page_is_on_the_loopback_unless_asked(exposed):
+    values = VALUES["host-network"] | {"metrics": {"exposeOnNodes": exposed}}
+    objects = helmtool.render(CHART, values)
+    assert own_config(objects)["admin"]["address"] == ("0.0.0.0:9105" if exposed else "127.0.0.1:9105")
+    [container] = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    # Kubelet asks the pod's address where none is said; and from inside the node's network it reaches this one always.
+    assert {container[probe]["httpGet"]["host"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")} == {"127.0.0.1"}
+    said = helmtool.notes(CHART, values)
+    assert ("WARNING: whoever reaches port 9105 of these nodes" in said) is exposed
+    [container] = one(helmtool.render(CHART, VALUES["single"]), "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert "host" not in container["livenessProbe"]["httpGet"]
 
 
 def test_the_packaged_chart_renders_the_same(tmp_path):

@@ -219,7 +219,7 @@ in the memory limit: a process that wants more is killed, and every session with
 
 {{- $_ := set $config "shutdown" (dict "delay" (printf "%ds" (int64 .Values.shutdown.delaySeconds)) "drain" (printf "%ds" (int64 .Values.shutdown.drainSeconds))) }}
 {{- $admin := deepCopy ($config.admin | default dict) }}
-{{- $_ := set $admin "address" (printf "0.0.0.0:%d" (int64 .Values.metrics.port)) }}
+{{- $_ := set $admin "address" (printf "%s:%d" (include "ftps2sftp.adminAddress" .) (int64 .Values.metrics.port)) }}
 {{- $_ := set $config "admin" $admin }}
 {{- toYaml $config }}
 {{- end }}
@@ -229,7 +229,26 @@ in the memory limit: a process that wants more is killed, and every session with
 {{- .Files.Get "files/rules.yaml" | replace "job=~\".*ftps2sftp.*\"" (printf "job=%s" (include "ftps2sftp.name" . | quote)) }}
 {{- end }}
 
-{{- /* A probe of the admin listener: path, and changes of the values. */}}
+{{- /* Where the admin listener is. It asks nobody who they are, and on a node no NetworkPolicy keeps anybody away. */}}
+{{- define "ftps2sftp.adminAddress" -}}
+{{- ternary "127.0.0.1" "0.0.0.0" (and (eq .Values.mode "hostNetwork") (not .Values.metrics.exposeOnNodes)) }}
+{{- end }}
+
+{{- /* A probe of the admin listener: path, changes of the values, and the mode. On a node's network kubelet, which asks from
+there, reaches the loopback, too. */}}
 {{- define "ftps2sftp.probe" -}}
-{{- toYaml (merge (dict "httpGet" (dict "path" .path "port" "metrics")) .changes) }}
+{{- $get := dict "path" .path "port" "metrics" }}
+{{- if eq .mode "hostNetwork" }}
+{{- $_ := set $get "host" "127.0.0.1" }}
+{{- end }}
+{{- toYaml (merge (dict "httpGet" $get) .changes) }}
+{{- end }}
+
+{{- /* Why `helm test` could only fail; empty where it can succeed. */}}
+{{- define "ftps2sftp.noProbe" -}}
+{{- if eq .Values.tls.clientCertificates "required" -}}
+clients must show a certificate, and its client has none
+{{- else if and (eq .Values.proxyProtocol.control "required") (not .Values.test.url) -}}
+connections must begin with a PROXY header, which only the load balancer writes. With test.url it goes through that
+{{- end }}
 {{- end }}

@@ -161,9 +161,21 @@
 {{- $problems = append $problems "service.externalTrafficPolicy: Cluster hides clients' addresses, so a data connection seems to come from elsewhere than its control connection. Set it to Local, or `config.policy.data_peer_check: false` (then with `data_tls_resumption: require`)." }}
 {{- end }}
 
+{{- if and $values.metrics.exposeOnNodes (not $isHost) }}
+{{- $problems = append $problems (printf "metrics.exposeOnNodes: has no effect with `mode: %s`, where `networkPolicy` says who reaches the port. Leave it out." $values.mode) }}
+{{- end }}
+{{- if ne (empty $values.test.url) (empty $values.test.existingSecret) }}
+{{- $problems = append $problems "test: to log in takes both, `url`, such as ftp://user@ftps.example.com/directory, and `existingSecret`, which has the password. Set both, or neither." }}
+{{- end }}
+{{- if and $values.test.existingSecret (eq $values.tls.clientCertificates "required") }}
+{{- $problems = append $problems "test: the client of `helm test` has no certificate to show, and `tls.clientCertificates: required` asks for one. Leave it out." }}
+{{- end }}
 {{- $monitors := or $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled }}
 {{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled }}
 {{- $problems = append $problems "metrics: with `podMonitor` and `serviceMonitor` everything is scraped twice, and sums are twice what they are. Turn one of them off." }}
+{{- end }}
+{{- if and $monitors $isHost (not $values.metrics.exposeOnNodes) }}
+{{- $problems = append $problems "metrics.exposeOnNodes: on a node's own network the metrics are on the loopback, where Prometheus does not reach them. Set it to true, and let nobody else reach the port: it also shows users, addresses and paths." }}
 {{- end }}
 {{- with $values.metrics.prometheusRule }}
 {{- if and .enabled (not $monitors) }}
