@@ -408,6 +408,19 @@ def test_the_sidecar_is_for_its_own_pod_alone(application):
     assert not [made for made in application if made["kind"] == "Service"]
 
 
+def test_metrics_of_the_sidecar_are_found_under_a_job_that_the_alerts_know(application):
+    monitor = one(application, "PodMonitor")["spec"]
+    template = one(application, "Deployment")["spec"]["template"]
+    assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    [endpoint] = monitor["podMetricsEndpoints"]
+    [sidecar] = template["spec"]["initContainers"]
+    assert endpoint["port"] in [port["name"] for port in sidecar["ports"]]
+    [relabeling] = endpoint["relabelings"]
+    assert relabeling["targetLabel"] == "job" and "ftps2sftp" in relabeling["replacement"]
+    without = helmtool.render(EXAMPLE, {"ftps2sftp-lib": {"podMonitor": {"enabled": False}}})
+    assert not [made for made in without if made["kind"] == "PodMonitor"]
+
+
 def test_sessions_of_the_sidecar_fit_into_its_memory_limit(application):
     limits = yaml.safe_load(one(application, "ConfigMap")["data"]["config.yaml"])["limits"]
     [sidecar] = one(application, "Deployment")["spec"]["template"]["spec"]["initContainers"]
@@ -435,6 +448,7 @@ def test_the_gateway_accepts_the_configuration_of_the_sidecar(application, tmp_p
     ("change", "message"),
     [
         ({"tlsSecret": ""}, "ftps2sftp-lib.tlsSecret: there is no FTPS without a certificate."),
+        ({"podMonitor": {"podLabels": None}}, "ftps2sftp-lib.podMonitor.podLabels: nothing says which pods are meant."),
         ({"config": {"users": None}}, "ftps2sftp-lib.config.users: is missing"),
         ({"config": {"passive": {"ports": "1-2"}}}, "ftps2sftp-lib.config.passive: the library writes this part."),
     ],

@@ -65,6 +65,16 @@ def test_component_and_library_chart_add_the_same_sidecar(example):
     assert component == library
 
 
+def test_the_component_says_what_the_pod_needs_besides(example):
+    # Secrets are readable for the pod's group alone; whose group that is the application says, and the example does.
+    [deployment] = [made for made in example if made["kind"] == "Deployment"]
+    pod = deployment["spec"]["template"]["spec"]
+    assert [volume["secret"]["defaultMode"] for volume in pod["volumes"] if "secret" in volume] == [0o440]
+    assert pod["securityContext"]["fsGroup"]
+    assert "fsGroup" not in (KUBERNETES / "sidecar/sidecar.yaml").read_text(encoding="utf-8")
+    assert "`fsGroup`" in (KUBERNETES / "sidecar/kustomization.yaml").read_text(encoding="utf-8")
+
+
 def test_jobs_and_stateful_sets_get_it_too(tmp_path):
     for kind, version in (("Job", "batch/v1"), ("StatefulSet", "apps/v1")):
         folder = tmp_path / kind

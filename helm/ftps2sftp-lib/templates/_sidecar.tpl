@@ -4,6 +4,7 @@ The gateway as a sidecar. Each template takes the root of the application's char
   initContainers:  {{ include "ftps2sftp-lib.initContainer" . }}   below `initContainers`, as one item of the list
   volumes:         {{ include "ftps2sftp-lib.volumes" . }}         below `volumes`, as items of the list
   config:          {{ include "ftps2sftp-lib.configMap" . }}       an object of its own
+  metrics:         {{ include "ftps2sftp-lib.podMonitor" . }}      another, empty unless `podMonitor.enabled`
 */}}
 
 {{- define "ftps2sftp-lib.configMapName" -}}
@@ -19,6 +20,9 @@ The gateway as a sidecar. Each template takes the root of the application's char
 {{- if not (get $values.config $key) }}
 {{- fail (printf "ftps2sftp-lib.config.%s: is missing; without it nobody can log in to anything." $key) }}
 {{- end }}
+{{- end }}
+{{- if and $values.podMonitor.enabled (not $values.podMonitor.podLabels) }}
+{{- fail "ftps2sftp-lib.podMonitor.podLabels: nothing says which pods are meant. Set the labels of the application's pods." }}
 {{- end }}
 {{- range $key := list "listeners" "passive" "admin" "shutdown" "tls" }}
 {{- if hasKey $values.config $key }}
@@ -109,6 +113,40 @@ data:
     {{- include "ftps2sftp-lib.config" . | nindent 4 }}
   known_hosts: |
     {{- (index .Values "ftps2sftp-lib").knownHosts | nindent 4 }}
+{{- end }}
+
+{{- define "ftps2sftp-lib.podMonitor" -}}
+{{- $values := index .Values "ftps2sftp-lib" }}
+{{- $root := . }}
+{{- with $values.podMonitor }}
+{{- if .enabled -}}
+apiVersion: monitoring.coreos.com/v1
+kind: PodMonitor
+metadata:
+  name: {{ include "ftps2sftp-lib.configMapName" $root }}
+  labels:
+    app.kubernetes.io/name: ftps2sftp
+    app.kubernetes.io/instance: {{ $root.Release.Name }}
+    app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+    {{- with .labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  selector:
+    matchLabels:
+      {{- range $label, $value := .podLabels }}
+      {{ $label }}: {{ tpl $value $root | quote }}
+      {{- end }}
+  podMetricsEndpoints:
+    - port: ftps-metrics
+      path: /metrics
+      interval: {{ .interval }}
+      relabelings:
+        # The alerts know the gateway by ftps2sftp in its job; the application's name alone would tell them nothing.
+        - targetLabel: job
+          replacement: {{ include "ftps2sftp-lib.configMapName" $root }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "ftps2sftp-lib.initContainer" -}}
