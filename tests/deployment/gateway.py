@@ -52,14 +52,14 @@ def certificate(folder, names=("DNS:localhost", "IP:127.0.0.1")):
     (folder / "tls.key").chmod(0o644)
 
 
-def signed_certificate(folder):
+def signed_certificate(folder, names=("DNS:localhost", "IP:127.0.0.1")):
     """As `certificate`, but signed by an authority, authority.crt: some clients believe no server that is its own."""
-    certificate(folder)
+    certificate(folder, names)
     run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30",
         "-subj", "/CN=authority", "-keyout", folder / "authority.key", "-out", folder / "authority.crt")
     run("openssl", "x509", "-x509toreq", "-in", folder / "tls.crt", "-key", folder / "tls.key", "-copy_extensions", "none",
         "-out", folder / "tls.csr")
-    (folder / "extensions").write_text("basicConstraints=CA:FALSE\nsubjectAltName=DNS:localhost,IP:127.0.0.1\n", encoding="utf-8")
+    (folder / "extensions").write_text(f"basicConstraints=CA:FALSE\nsubjectAltName={','.join(names)}\n", encoding="utf-8")
     run("openssl", "x509", "-req", "-in", folder / "tls.csr", "-CA", folder / "authority.crt", "-CAkey", folder / "authority.key",
         "-days", "30", "-extfile", folder / "extensions", "-out", folder / "tls.crt")
 

@@ -84,6 +84,12 @@ def problems(objects, is_host_network=False):
         yield from of_pod(made, present, is_host_network)
 
 
+def mebibytes_needed(limits):
+    """The memory that a gateway with these limits can come to need: itself, and each session with a transfer."""
+    window = int(limits["transfer_window"].removesuffix("MiB"))
+    return 64 + limits["sessions"] * (0.125 + 2 * window)
+
+
 def of_service(made, workloads):
     name, spec = made["metadata"]["name"], made["spec"]
     if "sessionAffinity" in spec:

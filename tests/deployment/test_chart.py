@@ -133,6 +133,14 @@ def test_each_pod_has_a_service_and_a_name_of_its_own():
     assert [entry["name"] for entry in container["env"]] == ["POD_NAME", "PASSIVE_ADDRESS"]
 
 
+@pytest.mark.parametrize("values", ["single", "load-balancer", "node-port", "per-pod"])
+def test_sessions_of_a_gateway_that_takes_no_new_ones_still_open_data_connections(values):
+    services = [made["spec"] for made in helmtool.render(CHART, VALUES[values]) if made["kind"] == "Service"]
+    of_clients = [spec for spec in services if spec.get("clusterIP") != "None"]
+    assert of_clients
+    assert all(spec["publishNotReadyAddresses"] is True for spec in of_clients)
+
+
 def test_gateways_on_nodes_have_no_service_and_keep_apart():
     objects = helmtool.render(CHART, VALUES["host-network"])
     services = [made for made in objects if made["kind"] == "Service"]
@@ -211,8 +219,38 @@ def test_what_is_taken_over_while_it_runs_does_not_replace_pods():
 
 
 def test_numbers_stay_whole():
-    objects = helmtool.render(CHART, VALUES["single"] | {"config": VALUES["single"]["config"] | {"limits": {"sessions": 1000000}}})
+    config = VALUES["single"]["config"] | {"limits": {"sessions": 1000000}}
+    objects = helmtool.render(CHART, VALUES["single"] | {"config": config, "resources": {"limits": {"memory": "1Ti"}}})
     assert "sessions: 1000000" in one(objects, "ConfigMap")["data"]["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "limits", "sessions", "window"),
+    [
+        ("512Mi", {}, 210, "1MiB"),
+        ("1Gi", {}, 451, "1MiB"),
+        ("1.5G", {}, 643, "1MiB"),
+        (536870912, {}, 210, "1MiB"),
+        ("512Mi", {"failed_logins": {"per_ip": None}}, 210, "1MiB"),
+        ("512Mi", {"transfer_window": "8MiB"}, 27, "8MiB"),
+        # Whoever says so knows how many of them transfer files at a time.
+        ("512Mi", {"sessions": 3000}, 3000, "1MiB"),
+        ("1Ti", {}, 10000, "1MiB"),
+    ],
+)
+def test_sessions_fit_into_the_memory_limit(memory, limits, sessions, window):
+    values = VALUES["single"] | {"resources": {"limits": {"memory": memory}}}
+    made = own_config(helmtool.render(CHART, values | {"config": values["config"] | {"limits": limits}}))["limits"]
+    assert made == limits | {"sessions": sessions, "transfer_window": window}
+    assert f"At most {sessions} sessions" in helmtool.notes(CHART, values | {"config": values["config"] | {"limits": limits}})
+    if "sessions" not in limits:
+        mebibytes = {"1.5G": 1500000000 / 1048576, "1Gi": 1024, "1Ti": 1048576}.get(memory, 512)
+        assert manifests.mebibytes_needed(made) <= mebibytes
+
+
+def test_without_a_memory_limit_the_gateways_own_limits_hold():
+    objects = helmtool.render(CHART, VALUES["single"] | {"resources": {"limits": {"memory": None}}})
+    assert "limits" not in own_config(objects)
 
 
 def test_the_rules_are_those_of_prometheus():
@@ -223,7 +261,18 @@ def test_the_rules_are_those_of_prometheus():
         for rule in group["rules"]:
             if "alert" in rule:
                 rule["annotations"]["runbook_url"] = f"https://runbooks.example.com/ftps2sftp#{rule['alert'].lower()}"
+            rule["expr"] = rule["expr"].replace('job=~".*ftps2sftp.*"', 'job="ftps2sftp"')
     assert spec == expected
+
+
+@pytest.mark.parametrize(("override", "name"), [({}, "ftps2sftp"), ({"nameOverride": "partners"}, "partners")])
+def test_the_alert_about_a_gateway_that_is_down_knows_its_job(override, name):
+    objects = helmtool.render(CHART, VALUES["per-pod"] | override)
+    [down] = [rule for group in one(objects, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]
+              if rule.get("alert") == "Ftps2sftpDown"]
+    assert down["expr"] == f'up{{job="{name}"}} == 0'
+    label = one(objects, "PodMonitor")["spec"]["jobLabel"]
+    assert one(objects, "StatefulSet")["spec"]["template"]["metadata"]["labels"][label] == name
 
 
 def test_the_dashboard_is_that_of_grafana():
@@ -258,18 +307,67 @@ def test_the_notes_tell_which_ports_to_open(values):
     said = helmtool.notes(CHART, VALUES[values])
     first, last = own_config(helmtool.render(CHART, VALUES[values]))["passive"]["ports"].split("-")
     assert f"{first} to {last} for data" in said
-    assert "helm -n files test gateway" in said
+    assert "From 10 seconds after it was told to stop" in said and "300 seconds later at most" in said
+
+
+def probes(objects):
+    return [made for made in objects if made["kind"] == "Pod"]
 
 
 def test_probes_of_helm_test_are_those_of_the_image_itself():
-    objects = helmtool.render(CHART, VALUES["load-balancer"])
-    pods = [made for made in objects if made["kind"] == "Pod"]
+    objects = helmtool.render(CHART, VALUES["host-network"])
+    pods = probes(objects)
     assert [pod["spec"]["containers"][0]["args"] for pod in pods] == [
         ["probe", "--tls-only", "--insecure", "ftpes://gateway-ftps2sftp-pods:2121"],
         ["probe", "--tls-only", "--insecure", "ftps://gateway-ftps2sftp-pods:2990"],
     ]
     [container] = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"]
     assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {container["image"]}
+    said = helmtool.notes(CHART, VALUES["host-network"])
+    assert "as far as TLS" in said and "helm -n files test gateway" in said
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_helm_test_logs_in_with_a_secret_that_is_for_it(existing):
+    # Through the load balancer, which writes the PROXY header that is asked for.
+    url = "ftp://probe@ftps.example.com/incoming"
+    values = VALUES["load-balancer"] | ({"test": {"url": url, "existingSecret": "ftps-test"}} if existing else {})
+    pods = probes(helmtool.render(CHART, values))
+    said = helmtool.notes(CHART, values)
+    assert ("helm -n files test gateway" in said) is existing
+    assert ("has nothing to try: connections must begin with a PROXY header" in said) is not existing
+    if not existing:
+        assert pods == []
+        return
+    [pod] = pods
+    [container] = pod["spec"]["containers"]
+    assert container["args"] == ["probe", "--ca", "/test/ca.crt", "--password-file", "/test/password", url]
+    [volume], [mount] = pod["spec"]["volumes"], container["volumeMounts"]
+    assert volume["secret"]["secretName"] == "ftps-test"
+    assert (mount["name"], mount["mountPath"]) == (volume["name"], "/test")
+
+
+def test_helm_test_is_not_there_where_clients_must_show_a_certificate():
+    changed = VALUES["single"] | {
+        "tls": {"existingSecret": "ftps-tls", "clientCertificates": "required", "clientCaSecret": "partners-ca"}
+    }
+    assert probes(helmtool.render(CHART, changed)) == []
+    said = helmtool.notes(CHART, changed)
+    assert "has nothing to try: clients must show a certificate" in said and "helm -n files test" not in said
+
+
+@pytest.mark.parametrize("exposed", [True, False])
+def test_on_nodes_the_status_page_is_on_the_loopback_unless_asked(exposed):
+    values = VALUES["host-network"] | {"metrics": {"exposeOnNodes": exposed}}
+    objects = helmtool.render(CHART, values)
+    assert own_config(objects)["admin"]["address"] == ("0.0.0.0:9105" if exposed else "127.0.0.1:9105")
+    [container] = one(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    # Kubelet asks the pod's address where none is said; and from inside the node's network it reaches this one always.
+    assert {container[probe]["httpGet"]["host"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")} == {"127.0.0.1"}
+    said = helmtool.notes(CHART, values)
+    assert ("WARNING: whoever reaches port 9105 of these nodes" in said) is exposed
+    [container] = one(helmtool.render(CHART, VALUES["single"]), "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert "host" not in container["livenessProbe"]["httpGet"]
 
 
 def test_the_packaged_chart_renders_the_same(tmp_path):
@@ -310,6 +408,30 @@ def test_the_sidecar_is_for_its_own_pod_alone(application):
     assert not [made for made in application if made["kind"] == "Service"]
 
 
+def test_metrics_of_the_sidecar_are_found_under_a_job_that_the_alerts_know(application):
+    monitor = one(application, "PodMonitor")["spec"]
+    template = one(application, "Deployment")["spec"]["template"]
+    assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    [endpoint] = monitor["podMetricsEndpoints"]
+    [sidecar] = template["spec"]["initContainers"]
+    assert endpoint["port"] in [port["name"] for port in sidecar["ports"]]
+    [relabeling] = endpoint["relabelings"]
+    assert relabeling["targetLabel"] == "job" and "ftps2sftp" in relabeling["replacement"]
+    without = helmtool.render(EXAMPLE, {"ftps2sftp-lib": {"podMonitor": {"enabled": False}}})
+    assert not [made for made in without if made["kind"] == "PodMonitor"]
+
+
+def test_sessions_of_the_sidecar_fit_into_its_memory_limit(application):
+    limits = yaml.safe_load(one(application, "ConfigMap")["data"]["config.yaml"])["limits"]
+    [sidecar] = one(application, "Deployment")["spec"]["template"]["spec"]["initContainers"]
+    assert limits == {"sessions": 90, "transfer_window": "1MiB"}
+    assert sidecar["resources"]["limits"]["memory"] == "256Mi"
+    assert manifests.mebibytes_needed(limits) <= 256
+    changed = helmtool.render(EXAMPLE, {"ftps2sftp-lib": {"config": {"limits": {"sessions": 5}}}})
+    limits = yaml.safe_load(one(changed, "ConfigMap")["data"]["config.yaml"])["limits"]
+    assert limits == {"sessions": 5, "transfer_window": "1MiB"}
+
+
 def test_the_gateway_accepts_the_configuration_of_the_sidecar(application, tmp_path):
     made = one(application, "ConfigMap")
     gateway.certificate(tmp_path / "tls")
@@ -326,6 +448,7 @@ def test_the_gateway_accepts_the_configuration_of_the_sidecar(application, tmp_p
     ("change", "message"),
     [
         ({"tlsSecret": ""}, "ftps2sftp-lib.tlsSecret: there is no FTPS without a certificate."),
+        ({"podMonitor": {"podLabels": None}}, "ftps2sftp-lib.podMonitor.podLabels: nothing says which pods are meant."),
         ({"config": {"users": None}}, "ftps2sftp-lib.config.users: is missing"),
         ({"config": {"passive": {"ports": "1-2"}}}, "ftps2sftp-lib.config.passive: the library writes this part."),
     ],

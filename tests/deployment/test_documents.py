@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import helmtool
 import pytest
 import values_table
 import yaml
@@ -71,3 +72,33 @@ def test_yaml_is_written_well():
     rules = "{extends: default, rules: {line-length: {max: 240}, document-start: disable, comments: {min-spaces-from-content: 1}, comments-indentation: disable, braces: {max-spaces-inside: 0}}}"
     checked = subprocess.run(["yamllint", "--strict", "-d", rules, *files], check=False, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
+
+
+def words_of(text, command):
+    """The words of a command in a fenced block, its continued lines included."""
+    [line] = [line for block in text.split("```sh\n")[1:] for line in block.split("```")[0].replace("\\\n", " ").splitlines()
+              if line.startswith(command)]
+    return line.split()
+
+
+def test_the_container_of_the_readme_may_drain_before_it_is_killed():
+    words = words_of((ROOT / "README.md").read_text(encoding="utf-8"), "podman run")
+    shutdown = yaml.safe_load((ROOT / "deploy/config.example.yaml").read_text(encoding="utf-8"))["shutdown"]
+    assert shutdown == {"delay": "0s", "drain": "5m"}
+    assert int(words[words.index("--stop-timeout") + 1]) > 300
+    # What it is built as is what is run, and pushed.
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert words_of(text, "deploy/image")[1] == words[-1] == words_of(text, "buildah push")[2]
+
+
+def test_the_chart_of_the_readmes_is_installed_from_a_registry():
+    for file in ("README.md", "helm/ftps2sftp/README.md"):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert words_of(text, "helm install")[:5] == ["helm", "install", "gateway", "helm/ftps2sftp", "--values"]
+        assert re.search(r"image(\.|: \{)repository(=|: )registry\.example\.com/ftps2sftp", text), file
+
+
+def test_the_values_of_the_charts_readme_are_values(tmp_path):
+    text = (ROOT / "helm/ftps2sftp/README.md").read_text(encoding="utf-8")
+    values = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert [made for made in helmtool.render(CHARTS[0], values) if made["kind"] == "StatefulSet"]

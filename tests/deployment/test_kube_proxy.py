@@ -116,7 +116,7 @@ class Cluster:
             self.sshd = gateway.Sshd(folder / "ssh", SFTP, 22, self.network.inside("sftp"))
             self.sshd.start()
             made.callback(self.sshd.stop)
-            gateway.certificate(folder / "tls", [f"DNS:{name}" for _, name in BALANCED.values()])
+            gateway.signed_certificate(folder / "tls", [f"DNS:{name}" for _, name in BALANCED.values()])
             self.hash = gateway.run("openssl", "passwd", "-6", "secret").stdout
             self.hosts = folder / "hosts"
             names = {name: address for address, name in BALANCED.values()} | {"sftp.internal": SFTP}
@@ -197,7 +197,7 @@ class Cluster:
         sent.write_text(f"from client {number}", encoding="utf-8")
         fetched.unlink(missing_ok=True)
         # An address that PASV tells is used, as most clients do; curl's default is to dial the same one again.
-        how = ["--ssl-reqd", "--cacert", self.folder / "tls/tls.crt", "--user", "acme:secret", "--no-ftp-skip-pasv-ip",
+        how = ["--ssl-reqd", "--cacert", self.folder / "tls/authority.crt", "--user", "acme:secret", "--no-ftp-skip-pasv-ip",
                "--connect-timeout", "5", "--max-time", "15", "--interface", CLIENTS[number], *MODES[mode], *arguments]
         file = f"{url.format(BALANCED[service][1])}file-{number}"
         command = ["curl", "--silent", "--show-error", "--fail-early", *how, "--upload-file", sent, file]
@@ -313,3 +313,20 @@ def test_hidden_addresses_of_clients_work_where_the_tls_session_vouches_for_them
         assert failed == [], cluster.log.read_text()
         failed = cluster.transfers("gateway-ftps2sftp", mode, read_back=False)
         assert failed == [], cluster.log.read_text()
+
+
+def test_helm_test_stores_a_file_and_leaves_none(cluster):
+    values = cluster.values(test={"url": "ftp://acme@ftps.example.com/", "existingSecret": "ftps-test"})
+    cluster.start(values, pods=["gateway-ftps2sftp-0"])
+    [container] = [made["spec"]["containers"][0] for made in helmtool.render(CHART, values) if made["kind"] == "Pod"]
+    secret = {"password": "secret\n", "ca.crt": (cluster.folder / "tls/authority.crt").read_text()}
+    (cluster.folder / "test").mkdir()
+    for key, content in secret.items():
+        (cluster.folder / "test" / key).write_text(content, encoding="utf-8")
+    arguments = [argument.replace("/test/", f"{cluster.folder}/test/") for argument in container["args"]]
+    before = set(cluster.sshd.files.iterdir())
+    command = [*cluster.network.inside("client", cluster.hosts), gateway.binary(), *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(step in done.stdout for step in ("login", "upload", "download", "list", "delete")), done.stdout
+    assert set(cluster.sshd.files.iterdir()) == before

@@ -45,6 +45,13 @@ def test_the_gateway_accepts_the_configuration_of_the_example(example, tmp_path)
     assert re.search(r"^configuration +ok .* is valid$", said, re.MULTILINE), said
 
 
+def test_sessions_of_the_example_fit_into_its_memory_limit(example):
+    [made] = [one for one in example if one["kind"] == "ConfigMap"]
+    limits = yaml.safe_load(made["data"]["config.yaml"])["limits"]
+    assert sidecar(example)["resources"]["limits"]["memory"] == "256Mi"
+    assert manifests.mebibytes_needed(limits) <= 256
+
+
 def test_component_and_library_chart_add_the_same_sidecar(example):
     application = ROOT / "helm/examples/sidecar-app"
     helmtool.update_dependencies(application)
@@ -56,6 +63,16 @@ def test_component_and_library_chart_add_the_same_sidecar(example):
     for container in (library, component):
         container.pop("resources")
     assert component == library
+
+
+def test_the_component_says_what_the_pod_needs_besides(example):
+    # Secrets are readable for the pod's group alone; whose group that is the application says, and the example does.
+    [deployment] = [made for made in example if made["kind"] == "Deployment"]
+    pod = deployment["spec"]["template"]["spec"]
+    assert [volume["secret"]["defaultMode"] for volume in pod["volumes"] if "secret" in volume] == [0o440]
+    assert pod["securityContext"]["fsGroup"]
+    assert "fsGroup" not in (KUBERNETES / "sidecar/sidecar.yaml").read_text(encoding="utf-8")
+    assert "`fsGroup`" in (KUBERNETES / "sidecar/kustomization.yaml").read_text(encoding="utf-8")
 
 
 def test_jobs_and_stateful_sets_get_it_too(tmp_path):

@@ -185,6 +185,16 @@ def test_the_examples_are_accepted():
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_a_page_stands_for_the_ticket_about_the_same_and_no_other():
+    file = ROOT / "deploy/prometheus/alertmanager.example.yaml"
+    [inhibited] = yaml.safe_load(file.read_text(encoding="utf-8"))["inhibit_rules"]
+    for name in alerts():
+        found = [rule for rule in rules() if rule.get("alert") == name]
+        if {rule["labels"]["severity"] for rule in found} >= {"page", "ticket"}:
+            for labels in re.findall(r"\bby \(([^)]*)\)", "".join(rule["expr"] for rule in found)):
+                assert set(labels.split(", ")) <= set(inhibited["equal"]), name
+
+
 @pytest.mark.parametrize(("severity", "receiver"), [("page", "pages"), ("ticket", "tickets"), ("info", "digest")])
 def test_each_severity_goes_its_own_way(severity, receiver):
     file = ROOT / "deploy/prometheus/alertmanager.example.yaml"

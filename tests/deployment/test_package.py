@@ -184,13 +184,21 @@ def test_the_installed_program_serves_as_its_user(installed, tmp_path):
     text = gateway.configuration(
         sshd, "/etc/ftps2sftp", "/etc/ftps2sftp/login_key", (explicit, admin), (passive, passive)
     )
-    installed.put("/etc/ftps2sftp/config.yaml", text)
+    installed.put("/etc/ftps2sftp/config.yaml", f"{text}audit: {{path: /var/log/ftps2sftp/audit.jsonl}}\n")
     installed.put("/etc/ftps2sftp/login_key", (tmp_path / "ssh/login_key").read_text())
     for file in ("tls.crt", "tls.key"):
         installed.put(f"/etc/ftps2sftp/{file}", (tls / file).read_text())
     # As the unit starts it.
     unit = (installed.files / "lib/systemd/system/ftps2sftp.service").read_text(encoding="utf-8")
-    start = re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE).group(1).split()
+    start, reload, umask, logs_mode = (
+        re.search(rf"^{key}=(.*)$", unit, re.MULTILINE).group(1).split()
+        for key in ("ExecStart", "ExecReload", "UMask", "LogsDirectoryMode")
+    )
+    installed.do("install", "-d", "-o", "ftps2sftp", "-g", "ftps2sftp", "-m", *logs_mode, "/var/log/ftps2sftp")
+    start = ["sh", "-c", f'umask {umask[0]} && exec "$@"', "sh", *start]
+    # As root.
+    assert reload[0].startswith("+")
+    reload[0] = reload[0].removeprefix("+")
     with contextlib.ExitStack() as begun:
         sshd.start()
         begun.callback(sshd.stop)
@@ -206,6 +214,16 @@ def test_the_installed_program_serves_as_its_user(installed, tmp_path):
         done = gateway.curl(tls, "--upload-file", sent, f"ftp://localhost:{explicit}/came")
         assert done.returncode == 0, done.stderr
         assert (sshd.files / "came").read_text() == "installed"
+        # For whoever ships the records, and nobody else.
+        gateway.wait_for(lambda: installed.has("/var/log/ftps2sftp/audit.jsonl"), "audit records")
+        assert installed.owned("/var/log/ftps2sftp/audit.jsonl") == "640 ftps2sftp ftps2sftp"
+        assert installed.owned("/var/log/ftps2sftp") == "750 ftps2sftp ftps2sftp"
+
+        code, said = installed.run(*reload)
+        assert code == 0 and "reloaded: nothing had changed" in said, said
+        installed.put("/etc/ftps2sftp/tls.key", "no key")
+        code, said = installed.run(*reload)
+        assert code != 0 and "tls.key" in said, said
         assert end_entered(running) == 0, (tmp_path / "gateway.log").read_text()
 
 
@@ -234,6 +252,24 @@ def test_a_newer_package_and_a_removal_leave_the_configuration(installed):
     assert "/etc/ftps2sftp is not empty and stays" in said
     assert installed.has("/etc/ftps2sftp/config.yaml")
     assert installed.do("getent", "passwd", "ftps2sftp") == before
+
+
+def test_a_service_that_does_not_start_again_keeps_no_package_from_being_installed_or_removed(installed):
+    # Where systemd runs, and nothing that it is told succeeds.
+    (installed.files / "run/systemd/system").mkdir(parents=True)
+    told = installed.files / "tmp/told"
+    installed.do("mv", "/bin/systemctl", "/bin/systemctl.real")
+    installed.put("/bin/systemctl", '#!/bin/sh\necho "$*" >>/tmp/told\nexit 1\n', mode="755")
+
+    installed.do("dpkg", "--install", installed.package)
+    assert told.read_text().splitlines()[-2:] == ["--system daemon-reload", "--no-block try-restart ftps2sftp.service"]
+    assert installed.do("dpkg-query", "--show", "--showformat=${Status}", "ftps2sftp") == "install ok installed"
+
+    told.write_text("")
+    said = installed.do("dpkg", "--remove", "ftps2sftp")
+    assert "the service could not be stopped" in said
+    assert told.read_text().splitlines()[0] == "disable --now ftps2sftp.socket ftps2sftp.service"
+    assert not installed.has("/usr/bin/ftps2sftp")
 
 
 def test_a_purge_leaves_a_user_that_is_at_work_and_says_so(installed):

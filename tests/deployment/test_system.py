@@ -65,6 +65,13 @@ def test_the_service_has_time_to_drain():
     assert minutes > 5
 
 
+def test_a_configuration_that_is_refused_is_not_tried_again_and_again(tmp_path):
+    unit = (UNITS / "ftps2sftp.service").read_text(encoding="utf-8")
+    (tmp_path / "config.yaml").write_text("backends: {}\n", encoding="utf-8")
+    code, said = said_by(gateway.binary(), "run", "--config", tmp_path / "config.yaml", timeout=60)
+    assert f"RestartPreventExitStatus={code}\n" in unit, said
+
+
 def test_the_user_is_one_that_sysusers_makes(tmp_path):
     (tmp_path / "etc").mkdir()
     gateway.run("systemd-sysusers", f"--root={tmp_path}", UNITS / "ftps2sftp.sysusers")

@@ -97,6 +97,9 @@ last: {{ last $bounds | int64 }}
 {{- define "ftps2sftp.serviceSpec" -}}
 {{- with .Values.service -}}
 type: {{ .type }}
+# There is one pod behind each of these Services, and so nobody to go to instead. Without this, a gateway that takes no new
+# sessions (it is full, or drains) would lose the data connections of those that it has.
+publishNotReadyAddresses: true
 {{- if ne .type "ClusterIP" }}
 externalTrafficPolicy: {{ .externalTrafficPolicy }}
 {{- end }}
@@ -144,6 +147,37 @@ ports: {{- include "ftps2sftp.servicePorts" . | nindent 2 }}
 {{- $ports | uniq | sortAlpha | toYaml }}
 {{- end }}
 
+{{- /* The bytes of a size as Kubernetes or the gateway writes it (512Mi, 1.5G, 8MiB, a number); empty for anything else. */}}
+{{- define "ftps2sftp.bytes" -}}
+{{- $text := kindIs "string" . | ternary . (int64 . | toString) | toString | trimSuffix "B" }}
+{{- $number := regexFind "^[0-9]+([.][0-9]+)?" $text }}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
+{{- $unit := trimPrefix $number $text }}
+{{- if and $number (hasKey $units $unit) }}
+{{- mulf (float64 $number) (get $units $unit) | int64 }}
+{{- end }}
+{{- end }}
+
+{{- /* The configuration's limits. Where it says nothing of them, a window and as many sessions as have room for a transfer each
+in the memory limit: a process that wants more is killed, and every session with it. */}}
+{{- define "ftps2sftp.limits" -}}
+{{- $values := .Values }}
+{{- $limits := deepCopy ($values.config.limits | default dict) }}
+{{- $resources := $values.resources | default dict }}
+{{- $memory := include "ftps2sftp.bytes" (get ($resources.limits | default dict) "memory") | int64 }}
+{{- if $memory }}
+{{- $window := $limits.transfer_window | default "1MiB" }}
+{{- $_ := set $limits "transfer_window" $window }}
+{{- $bytes := include "ftps2sftp.bytes" $window | int64 }}
+{{- if and $bytes (not (hasKey $limits "sessions")) }}
+{{- /* 64 MiB for itself, and 128 KiB for a session. Never more than the gateway's own default. */}}
+{{- $sessions := div (sub $memory 67108864) (add 131072 (mul 2 $bytes)) }}
+{{- $_ := set $limits "sessions" (max 1 (min 10000 $sessions)) }}
+{{- end }}
+{{- end }}
+{{- toYaml $limits }}
+{{- end }}
+
 {{- /* The gateway's configuration: what the values say, and of `config` what the chart has no value for. */}}
 {{- define "ftps2sftp.config" -}}
 {{- $config := deepCopy .Values.config }}
@@ -160,6 +194,10 @@ ports: {{- include "ftps2sftp.servicePorts" . | nindent 2 }}
 {{- $_ := set $config "passive" (dict "ports" .Values.passive.ports "address" $address "overrides" .Values.passive.overrides "shared" .Values.passive.shared "proxy_protocol" .Values.proxyProtocol.data) }}
 {{- with .Values.proxyProtocol.trusted }}
 {{- $_ := set $config "trusted_proxies" . }}
+{{- end }}
+
+{{- with include "ftps2sftp.limits" . | fromYaml }}
+{{- $_ := set $config "limits" . }}
 {{- end }}
 
 {{- $tls := deepCopy ($config.tls | default dict) }}
@@ -181,12 +219,36 @@ ports: {{- include "ftps2sftp.servicePorts" . | nindent 2 }}
 
 {{- $_ := set $config "shutdown" (dict "delay" (printf "%ds" (int64 .Values.shutdown.delaySeconds)) "drain" (printf "%ds" (int64 .Values.shutdown.drainSeconds))) }}
 {{- $admin := deepCopy ($config.admin | default dict) }}
-{{- $_ := set $admin "address" (printf "0.0.0.0:%d" (int64 .Values.metrics.port)) }}
+{{- $_ := set $admin "address" (printf "%s:%d" (include "ftps2sftp.adminAddress" .) (int64 .Values.metrics.port)) }}
 {{- $_ := set $config "admin" $admin }}
 {{- toYaml $config }}
 {{- end }}
 
-{{- /* A probe of the admin listener: path, and changes of the values. */}}
+{{- /* The rules, for the job of this gateway: the monitors call it by the name of the chart, which may be another. */}}
+{{- define "ftps2sftp.rules" -}}
+{{- .Files.Get "files/rules.yaml" | replace "job=~\".*ftps2sftp.*\"" (printf "job=%s" (include "ftps2sftp.name" . | quote)) }}
+{{- end }}
+
+{{- /* Where the admin listener is. It asks nobody who they are, and on a node no NetworkPolicy keeps anybody away. */}}
+{{- define "ftps2sftp.adminAddress" -}}
+{{- ternary "127.0.0.1" "0.0.0.0" (and (eq .Values.mode "hostNetwork") (not .Values.metrics.exposeOnNodes)) }}
+{{- end }}
+
+{{- /* A probe of the admin listener: path, changes of the values, and the mode. On a node's network kubelet, which asks from
+there, reaches the loopback, too. */}}
 {{- define "ftps2sftp.probe" -}}
-{{- toYaml (merge (dict "httpGet" (dict "path" .path "port" "metrics")) .changes) }}
+{{- $get := dict "path" .path "port" "metrics" }}
+{{- if eq .mode "hostNetwork" }}
+{{- $_ := set $get "host" "127.0.0.1" }}
+{{- end }}
+{{- toYaml (merge (dict "httpGet" $get) .changes) }}
+{{- end }}
+
+{{- /* Why `helm test` could only fail; empty where it can succeed. */}}
+{{- define "ftps2sftp.noProbe" -}}
+{{- if eq .Values.tls.clientCertificates "required" -}}
+clients must show a certificate, and its client has none
+{{- else if and (eq .Values.proxyProtocol.control "required") (not .Values.test.url) -}}
+connections must begin with a PROXY header, which only the load balancer writes. With test.url it goes through that
+{{- end }}
 {{- end }}

@@ -142,6 +142,15 @@
 {{- end }}
 {{- end }}
 
+{{- $memory := include "ftps2sftp.bytes" (get (($values.resources | default dict).limits | default dict) "memory") | int64 }}
+{{- if and $isOwn $memory }}
+{{- $wanted := dig "limits" "sessions" 1 $values.config | int64 }}
+{{- $needed := add 67108864 (mul 131072 $wanted) }}
+{{- if gt $needed $memory }}
+{{- $problems = append $problems (printf "resources.limits.memory: %v has no room for `config.limits.sessions: %d`, which take %d MiB before the first transfer. Raise it, or lower `config.limits.sessions`." $values.resources.limits.memory $wanted (div $needed 1048576)) }}
+{{- end }}
+{{- end }}
+
 {{- $grace := add (int $values.shutdown.delaySeconds) (int $values.shutdown.drainSeconds) 20 }}
 {{- if $values.terminationGracePeriodSeconds }}
 {{- if lt (int $values.terminationGracePeriodSeconds) (int $grace) }}
@@ -150,6 +159,42 @@
 {{- end }}
 {{- if and $isOwn (ne $values.service.externalTrafficPolicy "Local") (ne $values.service.type "ClusterIP") (dig "policy" "data_peer_check" true $values.config) }}
 {{- $problems = append $problems "service.externalTrafficPolicy: Cluster hides clients' addresses, so a data connection seems to come from elsewhere than its control connection. Set it to Local, or `config.policy.data_peer_check: false` (then with `data_tls_resumption: require`)." }}
+{{- end }}
+
+{{- if and $values.metrics.exposeOnNodes (not $isHost) }}
+{{- $problems = append $problems (printf "metrics.exposeOnNodes: has no effect with `mode: %s`, where `networkPolicy` says who reaches the port. Leave it out." $values.mode) }}
+{{- end }}
+{{- if ne (empty $values.test.url) (empty $values.test.existingSecret) }}
+{{- $problems = append $problems "test: to log in takes both, `url`, such as ftp://user@ftps.example.com/directory, and `existingSecret`, which has the password. Set both, or neither." }}
+{{- end }}
+{{- if and $values.test.existingSecret (eq $values.tls.clientCertificates "required") }}
+{{- $problems = append $problems "test: the client of `helm test` has no certificate to show, and `tls.clientCertificates: required` asks for one. Leave it out." }}
+{{- end }}
+{{- $monitors := or $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled }}
+{{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled }}
+{{- $problems = append $problems "metrics: with `podMonitor` and `serviceMonitor` everything is scraped twice, and sums are twice what they are. Turn one of them off." }}
+{{- end }}
+{{- if and $monitors $isHost (not $values.metrics.exposeOnNodes) }}
+{{- $problems = append $problems "metrics.exposeOnNodes: on a node's own network the metrics are on the loopback, where Prometheus does not reach them. Set it to true, and let nobody else reach the port: it also shows users, addresses and paths." }}
+{{- end }}
+{{- with $values.metrics.prometheusRule }}
+{{- if and .enabled (not $monitors) }}
+{{- $problems = append $problems "metrics.prometheusRule: nothing tells Prometheus of the gateway, so Ftps2sftpAbsent would fire and no other alert ever could. Set `metrics.podMonitor.enabled: true`." }}
+{{- end }}
+{{- if and .enabled (not .runbook) }}
+{{- $problems = append $problems "metrics.prometheusRule.runbook: alerts would lead nowhere. Set the address at which you publish deploy/runbook.md, such as https://wiki.example.com/ftps2sftp." }}
+{{- end }}
+{{- $alerts := list }}
+{{- range ($.Files.Get "files/rules.yaml" | fromYaml).groups }}
+{{- range .rules }}
+{{- $alerts = append $alerts .alert }}
+{{- end }}
+{{- end }}
+{{- range .disabled }}
+{{- if not (has . $alerts) }}
+{{- $problems = append $problems (printf "metrics.prometheusRule.disabled: there is no alert %s. The names are those of deploy/prometheus/rules.yaml." .) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- if $problems }}
