@@ -231,7 +231,7 @@ impl Reloader {
             self.reports.tell(changed, &[]);
             let names: Vec<&str> = changed.iter().map(|object| object.as_str()).collect();
             let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-            info!(changed = names, "reloaded");
+            info!(event.name = "ftps2sftp.tls.reload", changed = names, "reloaded");
         }
         let fixed: Vec<&str> = seen
             .fixed

@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
 use crate::app::confinement::keep_memory_private;
 use crate::command::spec;
 use crate::config::error::Problem;
+use crate::telemetry::metrics;
 
 /// Something failed while running, or a check found something wrong.
 const FAILED: u8 = 1;
@@ -73,6 +74,9 @@ enum Command {
         /// The folder.
         folder: PathBuf,
     },
+    /// Print the metrics as a Markdown table.
+    #[command(hide = true)]
+    Metrics,
     /// Print the completions for a shell.
     #[command(hide = true)]
     Completions {
@@ -93,6 +97,10 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Reload { config } => reload::main(&config),
         Command::Probe(arguments) => probe::main(&arguments),
         Command::Manual { folder } => manual::pages(&folder),
+        Command::Metrics => {
+            print(&metrics::markdown());
+            ExitCode::SUCCESS
+        }
         Command::Completions { shell } => manual::completions(shell),
         Command::HashPassword => match hash_password::run() {
             Ok(()) => ExitCode::SUCCESS,

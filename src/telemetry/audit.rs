@@ -18,9 +18,6 @@ use super::metrics::{self, AuditResult, AuditSink, Direction, TransferResult};
 use crate::config;
 use file::LogFile;
 
-/// Version of the records' fields.
-const SCHEMA: u64 = 1;
-
 /// Where audit records of this process go.
 #[derive(Debug, Default)]
 pub struct Audit {
@@ -171,7 +168,6 @@ impl Audit {
     fn write(&self, subject: Subject<'_>, event: &str, fill: impl FnOnce(&mut Fields)) {
         let Some(json) = &self.json else { return };
         let mut fields = Fields::unbounded();
-        fields.number("schema", SCHEMA);
         fields.text("event.name", event);
         fields.number("session.id", subject.session);
         fields.text("client.address", subject.client.ip());

@@ -25,7 +25,7 @@ pub use labels::{
     SessionState, SftpOperation, SftpStatus, Side, TlsRefusal, TlsVersion, TransferResult,
 };
 pub use process::PROCESS;
-pub use table::{Kind, Label, MetricRow, TABLE, Values};
+pub use table::{Kind, Label, MetricRow, TABLE, Values, markdown};
 
 /// How often the samples of histograms are folded into their buckets. Until then each one takes memory, so this
 /// bounds it where nobody scrapes.

@@ -1,5 +1,6 @@
 //! What an operator sees and does: audit records, the status, readiness, reload, drain, systemd, probe.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -32,6 +33,24 @@ async fn status(gateway: &Gateway) -> Value {
     let (code, text) = gateway.get("/api/v1/status").await;
     assert_eq!(code, 200);
     serde_json::from_str(&text).unwrap()
+}
+
+/// The names of all fields, with `[]` behind those of lists.
+fn collect_fields(at: &str, value: &Value, fields: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                let dot = if at.is_empty() { "" } else { "." };
+                collect_fields(&format!("{at}{dot}{name}"), value, fields);
+            }
+        }
+        Value::Array(list) if list.iter().any(Value::is_object) => {
+            list.iter().for_each(|value| collect_fields(&format!("{at}[]"), value, fields));
+        }
+        // An empty list tells of no fields.
+        Value::Array(list) if list.is_empty() => {}
+        _ => drop(fields.insert(at.to_owned())),
+    }
 }
 
 #[tokio::test]
@@ -79,6 +98,8 @@ async fn who_came_what_was_moved_and_what_was_changed_is_recorded() {
     let [up, down, broken] = transfers.as_slice() else { panic!("{transfers:?}") };
     for whole in [up, down] {
         assert_eq!(text(whole, "transfer.result"), "success");
+        assert!(text(whole, "sftp.status").starts_with("OK"), "{whole}");
+        assert!(whole["first_byte_s"].as_f64().unwrap() <= whole["duration_s"].as_f64().unwrap(), "{whole}");
         assert_eq!(text(whole, "file.path"), format!("/{} a\\tb", "x".repeat(200)));
         assert_eq!(
             (&whole["transfer.client_bytes"], &whole["transfer.backend_bytes"]),
@@ -146,6 +167,7 @@ async fn the_status_tells_what_runs_and_what_went_wrong() {
     assert_eq!((&seen["backends"][0]["name"], &seen["backends"][0]["up"]), (&"files".into(), &true.into()));
     assert!(seen["certificates"][0]["days_left"].as_f64().unwrap() > 1.0, "{seen}");
     assert!(seen["passive_ports"]["in_use"].as_u64().unwrap() <= seen["passive_ports"]["total"].as_u64().unwrap());
+    let while_it_ran = seen;
     end(data).await;
     client.expect(226).await;
     let mut other = Client::explicit(&gateway).await;
@@ -154,6 +176,17 @@ async fn the_status_tells_what_runs_and_what_went_wrong() {
     let seen = status(&gateway).await;
     assert_eq!(seen["transfers"].as_array().unwrap().len(), 0);
     assert_eq!(seen["sessions"].as_array().unwrap().len(), 2);
+    let mut fields = BTreeSet::new();
+    for told in [&while_it_ran, &seen] {
+        collect_fields("", told, &mut fields);
+    }
+    let document = include_str!("../../deploy/status-api.md");
+    let documented: BTreeSet<String> =
+        document.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned())).collect();
+    // Nothing has been reloaded.
+    let missing: Vec<_> =
+        documented.symmetric_difference(&fields).filter(|field| !field.starts_with("reload")).collect();
+    assert_eq!(missing, Vec::<&String>::new(), "deploy/status-api.md and the status differ");
     let failure = &seen["failures"][0];
     assert!(failure["what"].as_str().unwrap().starts_with("login failed"), "{failure}");
     assert_eq!(failure["count"], 1);

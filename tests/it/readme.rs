@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser};
 use ftps2sftp::cli::Arguments;
 use ftps2sftp::command::spec;
 use ftps2sftp::config::load_text;
-use ftps2sftp::telemetry::metrics::TABLE;
+use ftps2sftp::telemetry::metrics::{self, TABLE};
 
 const README: &str = include_str!("../../README.md");
 
@@ -20,6 +20,17 @@ fn the_command_table_is_the_programs_own() {
         between_markers("commands"),
         spec::markdown().trim(),
         "\nput the output of `ftps2sftp commands --markdown` between the markers"
+    );
+}
+
+#[test]
+fn the_metric_table_is_the_programs_own() {
+    let told = include_str!("../../deploy/metrics.md");
+    let (_, table) = told.split_once("\n| Metric ").unwrap();
+    assert_eq!(
+        format!("| Metric {table}"),
+        metrics::markdown(),
+        "\nput the output of `ftps2sftp metrics` at the end of deploy/metrics.md"
     );
 }
 

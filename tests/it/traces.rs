@@ -115,7 +115,7 @@ async fn a_session_is_a_trace_of_its_commands_and_their_requests() {
 
     let session = one("session");
     assert!(session.parent_span_id.is_empty());
-    assert_eq!(text(&session.attributes, "user"), MAPPED_USER);
+    assert_eq!(text(&session.attributes, "user.name"), MAPPED_USER);
     assert_eq!(text(&session.attributes, "client.address"), "127.0.0.1");
     let stored = one("STOR");
     assert_eq!((above(stored), number(&stored.attributes, "reply_code")), ("session", 226));

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
+use std::sync::LazyLock;
 
 use tracing::Level;
 use tracing::field::{Field, Visit};
@@ -13,8 +14,23 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 pub const MAX_VALUE: usize = 1024;
 
 /// Names that every JSON record has; a field that is called so is shown with [`RENAMED`] in front.
-const RESERVED: [&str; 3] = ["timestamp", "severity_text", "target"];
+const RESERVED: [&str; 7] =
+    ["timestamp", "severity_text", "target", "schema", "service.name", "service.version", "k8s.pod.name"];
 const RENAMED: &str = "field.";
+
+/// Where Kubernetes tells a pod its name, if it is asked to.
+const POD_NAME: &str = "POD_NAME";
+
+/// Who writes all these records, and by which version of their fields.
+static SERVICE: LazyLock<String> = LazyLock::new(|| {
+    let mut fields =
+        format!(",\"schema\":1,\"service.name\":\"ftps2sftp\",\"service.version\":\"{}\"", env!("CARGO_PKG_VERSION"));
+    if let Ok(pod) = std::env::var(POD_NAME) {
+        fields.push_str(",\"k8s.pod.name\":");
+        push_json_string(&mut fields, &pod);
+    }
+    fields
+});
 
 /// The name under which `tracing` hands over the text of an event.
 const MESSAGE: &str = "message";
@@ -147,6 +163,7 @@ fn json(line: &mut String, timestamp: &str, level: Level, target: &str, fields: 
     push_json_string(line, level.as_str());
     line.push_str(",\"target\":");
     push_json_string(line, target);
+    line.push_str(&SERVICE);
     for (name, value) in &fields.values {
         line.push(',');
         push_json_string(line, &shown_name(name));

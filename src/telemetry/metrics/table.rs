@@ -102,6 +102,31 @@ impl MetricRow {
     }
 }
 
+/// Every metric as a Markdown table: deploy/metrics.md.
+pub fn markdown() -> String {
+    let mut text = "| Metric | Kind | Labels | Meaning |\n|---|---|---|---|\n".to_owned();
+    for row in TABLE.iter().chain(super::process::PROCESS) {
+        let label = |label: &Label| match label.values {
+            Values::Closed(values) => format!("`{}`: {}", label.name, values.join(", ")),
+            Values::Listener => format!("`{}`: as configured", label.name),
+            Values::Backend => format!("`{}`: as configured", label.name),
+            Values::Verb => format!("`{}`: a verb of the command table, or OTHER", label.name),
+            Values::User => format!("`{}`: a configured user", label.name),
+            Values::Build => format!("`{}`", label.name),
+        };
+        let labels: Vec<String> = row.labels.iter().map(label).collect();
+        let kind = match row.kind {
+            Kind::Histogram(buckets) => {
+                let bounds: Vec<String> = buckets.iter().map(ToString::to_string).collect();
+                format!("histogram ({})", bounds.join(", "))
+            }
+            Kind::Counter | Kind::Gauge => row.kind.as_str().to_owned(),
+        };
+        text.push_str(&format!("| `{}` | {kind} | {} | {} |\n", row.name, labels.join("; "), row.help));
+    }
+    text
+}
+
 const LISTENER: Label = Label { name: "listener", values: Values::Listener };
 const BACKEND: Label = Label { name: "backend", values: Values::Backend };
 const DIRECTION: Label = closed("direction", Direction::VALUES);
