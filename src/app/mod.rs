@@ -326,14 +326,15 @@ impl Gateway {
         let forced = if drained { 0 } else { services.slots.sessions().min(left) };
         metrics::drained(DrainOutcome::Forced, forced);
         metrics::drained(DrainOutcome::Clean, left - forced);
+        let counted = Instant::now();
         if !drained {
             warn!(transfers = tasks.len(), "drain time is over, ending the sessions that are left");
             sessions.end_now();
             let _ = timeout(LAST_WORDS, tasks.wait()).await;
         }
         drop(audit);
-        if forced > 0 && scrapes.scraped_within(SCRAPED_LATELY) {
-            // What was cut is worth to be seen.
+        // What was cut is worth to be seen, where somebody looks and has not seen it yet.
+        if forced > 0 && scrapes.scraped_within(SCRAPED_LATELY) && !scrapes.scraped_within(counted.elapsed()) {
             let _ = timeout(LAST_SCRAPE, scrapes.scraped()).await;
         }
         background.cancel();

@@ -1,6 +1,6 @@
 //! What an operator sees: metrics, health, logs, and the end of the process.
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
@@ -217,6 +217,32 @@ async fn sigterm_lets_running_transfers_finish_and_sends_idle_sessions_away() {
     busy.expect(421).await;
     busy.expect_closed().await;
     assert_eq!(gateway.wait().code(), Some(0));
+}
+
+/// What was cut at the end is told to who scrapes: the process stays until it has been, and no longer.
+#[tokio::test]
+async fn sessions_that_a_drain_cuts_are_seen_in_a_last_scrape() {
+    let sshd = Sshd::start().await;
+    let mut gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()).with("shutdown: {drain: 1s}\n"));
+    let drained = |outcome| format!("ftps2sftp_drained_sessions_total{{outcome=\"{outcome}\"}}");
+    let mut idle = Client::logged_in(&gateway).await;
+    let mut busy = Client::logged_in(&gateway).await;
+    busy.ask("TYPE I", 200).await;
+    let mut data = begin(&mut busy, "STOR file").await;
+    data.write_all(b"begun").await.unwrap();
+    gateway.metric(&drained("clean")).await;
+    gateway.signal("TERM");
+    idle.expect(421).await;
+    busy.expect(426).await;
+    // Whoever asks again may find nobody any more.
+    let seen = loop {
+        let (_, text) = gateway.get("/metrics").await;
+        if text.contains(&format!("{} 1\n", drained("forced"))) {
+            break text;
+        }
+    };
+    assert!(seen.contains(&format!("{} 1\n", drained("clean"))));
+    assert!(gateway.wait().success());
 }
 
 #[tokio::test]

@@ -70,6 +70,11 @@ async fn ten_ports_serve_ten_sessions_and_the_eleventh_when_one_is_done() {
         // Each asks again for itself without losing its own.
         clients[3].ask("PASV", 227).await;
         last.ask("EPSV", 425).await;
+        // The alerts need both: ports that ran out, and clients that were told one and never came.
+        let counted = |mode, result| format!("ftps2sftp_data_connections_total{{mode=\"{mode}\",result=\"{result}\"}}");
+        assert_eq!(gateway.metric(&counted("epsv", "no_port")).await, 2.0);
+        assert_eq!(gateway.metric(&counted("pasv", "no_port")).await, 1.0);
+        assert_eq!(gateway.metric(&counted("epsv", "timeout")).await, 1.0);
         clients.pop().unwrap().ask("QUIT", 221).await;
         eventually_retrieves(&mut last).await;
     }
