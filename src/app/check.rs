@@ -114,6 +114,11 @@ async fn backends(config: &Config, findings: &mut Findings, probe: bool) -> Resu
                     connection.host_key_fingerprint()
                 );
                 findings.add(&label, State::Ok, about);
+                if shuts_out_addresses(connection.server_version()) {
+                    let about = "OpenSSH from 9.8 on shuts out an address that wrong passwords come from, and all come from here: \
+                                 its PerSourcePenaltyExemptList should name this gateway";
+                    findings.add(&label, State::Note, about.to_owned());
+                }
                 connection.close().await;
             }
             Err(error) => {
@@ -211,6 +216,14 @@ async fn describe(sftp: &sftp::Session) -> String {
     )
 }
 
+/// Has it PerSourcePenalties, by what it calls itself (`SSH-2.0-OpenSSH_9.8p1 …`)?
+fn shuts_out_addresses(version: &str) -> bool {
+    let Some((_, version)) = version.split_once("OpenSSH_") else { return false };
+    let number = |text: &str| text.split(|character: char| !character.is_ascii_digit()).next()?.parse::<u32>().ok();
+    let Some((major, minor)) = version.split_once('.') else { return false };
+    number(major).zip(number(minor)).is_some_and(|version| version >= (9, 8))
+}
+
 /// What to do about it.
 fn hint(error: &ConnectError) -> &'static str {
     match error {
@@ -266,5 +279,26 @@ impl Findings {
             source = cause.source();
         }
         self.failed(subject, &about, hint(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_that_shut_out_addresses_are_known_by_their_version() {
+        for (version, does) in [
+            ("SSH-2.0-OpenSSH_9.8p1 Debian-1", true),
+            ("SSH-2.0-OpenSSH_9.10", true),
+            ("SSH-2.0-OpenSSH_10.0p2", true),
+            ("SSH-2.0-OpenSSH_9.7p1", false),
+            ("SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3", false),
+            ("SSH-2.0-OpenSSH_for_Windows_9.5", false),
+            ("SSH-2.0-dropbear_2024.86", false),
+            ("SSH-2.0-mod_sftp", false),
+        ] {
+            assert_eq!(shuts_out_addresses(version), does, "{version}");
+        }
     }
 }

@@ -47,6 +47,8 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_pidfd_getfd,
     libc::SYS_kcmp,
     libc::SYS_mount,
     libc::SYS_umount2,
@@ -56,6 +58,9 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_open_tree,
     libc::SYS_fsopen,
     libc::SYS_fsmount,
+    libc::SYS_fsconfig,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
     libc::SYS_setns,
     libc::SYS_unshare,
     libc::SYS_open_by_handle_at,
@@ -63,6 +68,7 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_finit_module,
     libc::SYS_delete_module,
     libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
     libc::SYS_userfaultfd,
@@ -88,6 +94,8 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_setresuid,
     libc::SYS_setresgid,
     libc::SYS_setgroups,
+    libc::SYS_setfsuid,
+    libc::SYS_setfsgid,
     libc::SYS_capset,
 ];
 
@@ -96,6 +104,25 @@ const FORBIDDEN: &[i64] = &[
 const FORKS: &[i64] = &[libc::SYS_fork, libc::SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
 const FORKS: &[i64] = &[];
+
+/// What makes a number one of x32, where the kernel has that: the same calls by the same architecture, and so past a filter of
+/// the usual numbers. Those few that have numbers of their own there are in [`X32`].
+#[cfg(target_arch = "x86_64")]
+const X32_BIT: i64 = 0x4000_0000;
+
+/// execve, ptrace, process_vm_readv, process_vm_writev, kexec_load and execveat (arch/x86/entry/syscalls/syscall_64.tbl).
+#[cfg(target_arch = "x86_64")]
+const X32: &[i64] = &[520, 521, 539, 540, 528, 545];
+
+/// The same calls by other numbers.
+#[cfg(target_arch = "x86_64")]
+fn also() -> impl Iterator<Item = i64> {
+    FORBIDDEN.iter().chain(FORKS).chain(X32).chain(&[libc::SYS_clone, libc::SYS_clone3]).map(|call| call | X32_BIT)
+}
+#[cfg(not(target_arch = "x86_64"))]
+fn also() -> impl Iterator<Item = i64> {
+    std::iter::empty()
+}
 
 /// What this kernel did not give.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -156,7 +183,8 @@ pub fn enter(directories: &BTreeSet<PathBuf>, written: &BTreeSet<PathBuf>) -> Mi
         missing.0.push(format!("no_new_privs: {error}"));
     }
     match restrict_files(directories, written) {
-        Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced) => {}
+        Ok(RulesetStatus::FullyEnforced) => {}
+        Ok(RulesetStatus::PartiallyEnforced) => missing.0.push("Landlock: this kernel has an older one".to_owned()),
         Ok(RulesetStatus::NotEnforced) => missing.0.push("Landlock: this kernel has none".to_owned()),
         Err(error) => missing.0.push(format!("Landlock: {error}")),
     }
@@ -173,9 +201,10 @@ fn restrict_files(
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(LANDLOCK))?.create()?;
     for directory in SYSTEM.into_iter().map(Path::new).chain(directories.iter().map(PathBuf::as_path)) {
-        // What is not there needs no rule.
-        if let Ok(directory) = PathFd::new(directory) {
-            ruleset = ruleset.add_rule(PathBeneath::new(directory, reading))?;
+        // What is not there needs no rule. A file cannot be listed, and to ask for that counts as something missing.
+        if let Ok(opened) = PathFd::new(directory) {
+            let access = if directory.is_dir() { reading } else { AccessFs::ReadFile.into() };
+            ruleset = ruleset.add_rule(PathBeneath::new(opened, access))?;
         }
     }
     let writing = reading | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile;
@@ -190,6 +219,7 @@ fn restrict_files(
 fn restrict_calls() -> Result<(), seccompiler::Error> {
     let always = |call: &i64| (*call, Vec::new());
     let mut refused: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN.iter().chain(FORKS).map(always).collect();
+    refused.extend(also().map(|call| (call, Vec::new())));
     // A thread of this process is a clone; anything else would be another process.
     let thread = libc::CLONE_THREAD as u64;
     let is_no_thread =

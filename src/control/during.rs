@@ -95,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Control<'_, S> {
                 }
             }
             watch.stop_if_ended(&stop);
-            meter.progress(progress.bytes(), 0);
+            meter.progress(progress.bytes(), progress.backend_bytes());
             meter.stalled(self.stalled(&mut moved, progress.bytes()));
         };
         self.settle(&mut outcome).await;

@@ -1,7 +1,7 @@
 //! Server certificates: reading PEM files, and choosing one for a ClientHello (RFC 6066 §3 server names).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::client::verify_server_name;
@@ -79,21 +79,24 @@ impl Certificates {
     }
 }
 
-impl ResolvesServerCert for Certificates {
+/// The certificates as one session is shown them.
+#[derive(Debug)]
+pub(super) struct ForSession {
+    pub(super) certificates: Arc<Certificates>,
+    /// What the client called this host before its handshake (HOST, RFC 7151 §3).
+    pub(super) host: Arc<OnceLock<String>>,
+}
+
+impl ResolvesServerCert for ForSession {
     /// By name first, then by what the client can verify, then the first: a client that is strict about names will
     /// refuse by itself, and one that is not is served.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let usable =
             |certificate: &&Arc<CertifiedKey>| certificate.key.choose_scheme(hello.signature_schemes()).is_some();
-        let named =
-            |certificate: &&Arc<CertifiedKey>| hello.server_name().is_some_and(|name| is_valid_for(certificate, name));
-        self.all
-            .iter()
-            .filter(usable)
-            .find(named)
-            .or_else(|| self.all.iter().find(usable))
-            .or_else(|| self.all.first())
-            .cloned()
+        let name = hello.server_name().or(self.host.get().map(String::as_str));
+        let named = |certificate: &&Arc<CertifiedKey>| name.is_some_and(|name| is_valid_for(certificate, name));
+        let all = &self.certificates.all;
+        all.iter().filter(usable).find(named).or_else(|| all.iter().find(usable)).or_else(|| all.first()).cloned()
     }
 }
 

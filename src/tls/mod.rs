@@ -25,7 +25,7 @@ pub use tokio_rustls::rustls::Error as TlsError;
 
 use crate::config::TlsVersion;
 
-use self::certificate::Certificates;
+use self::certificate::{Certificates, ForSession};
 use self::client_certificate::ClientCertificate;
 use self::client_hello::Offer;
 use self::session_tickets::{Issuer, NoTickets, ReadOnly, SessionTickets};
@@ -44,6 +44,7 @@ const STORED_SESSIONS: usize = 1;
 /// What all sessions have in common: certificates and versions.
 pub struct ServerTls {
     base: ServerConfig,
+    all: Arc<Certificates>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
     turns: Turns,
     certificates: Vec<ShownCertificate>,
@@ -88,13 +89,14 @@ impl ServerTls {
             TlsVersion::Tls13 => FROM_1_3,
         };
         let shown = certificates.iter().filter_map(ShownCertificate::of).collect();
+        let all = Arc::new(Certificates::new(certificates));
         let mut base = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)?
             .with_client_cert_verifier(clients.clone().unwrap_or_else(|| Arc::new(NoClientAuth)))
-            .with_cert_resolver(Arc::new(Certificates::new(certificates)));
+            .with_cert_resolver(Arc::new(ForSession { certificates: Arc::clone(&all), host: Arc::default() }));
         base.session_storage = Arc::new(NoServerSessionStorage {});
         base.max_early_data_size = 0;
-        Ok(Self { base, clients, turns: Turns::new(), certificates: shown })
+        Ok(Self { base, all, clients, turns: Turns::new(), certificates: shown })
     }
 
     /// What the front shows, in the order of the configuration.
@@ -116,12 +118,20 @@ impl ServerTls {
         // is proof of belonging to it. The stock ticketer would forget its key after 12 hours; a control connection
         // may live longer.
         let tickets = SessionTickets::new()?;
+        let host = Arc::<OnceLock<String>>::default();
         let mut control = self.base.clone();
+        control.cert_resolver = Arc::new(ForSession { certificates: Arc::clone(&self.all), host: Arc::clone(&host) });
         control.ticketer = Arc::new(tickets.control());
         control.session_storage = ServerSessionMemoryCache::new(STORED_SESSIONS);
         control.alpn_protocols = vec![b"ftp".to_vec()];
         control.send_tls13_tickets = CONTROL_TICKETS;
-        Ok(SessionTls { control: Arc::new(control), turns: self.turns.clone(), tickets, established: Arc::default() })
+        Ok(SessionTls {
+            control: Arc::new(control),
+            turns: self.turns.clone(),
+            tickets,
+            host,
+            established: Arc::default(),
+        })
     }
 }
 
@@ -139,11 +149,18 @@ pub struct SessionTls {
     /// What every handshake of it is to take.
     pub turns: Turns,
     tickets: Arc<SessionTickets>,
+    /// What the client called this host before the handshake.
+    host: Arc<OnceLock<String>>,
     /// What the control connection's handshake was.
     established: Arc<OnceLock<Secured>>,
 }
 
 impl SessionTls {
+    /// The client calls this host so. The first name counts, and only for a handshake that asks for none itself.
+    pub fn called(&self, host: &str) {
+        let _ = self.host.set(host.to_owned());
+    }
+
     /// The control connection's handshake is complete.
     pub fn established(&self, secured: &Secured) {
         let _ = self.established.set(secured.clone());

@@ -152,6 +152,7 @@ async fn send(
         while let Some(mut bytes) = next {
             bytes.truncate(usize::try_from(length - *backend_bytes).unwrap_or(usize::MAX));
             *backend_bytes += bytes.len() as u64;
+            progress.backend_has(*backend_bytes);
             if let Some(hasher) = hasher {
                 hasher.update(&bytes);
             }

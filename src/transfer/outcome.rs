@@ -74,6 +74,7 @@ pub struct Progress(Arc<Moved>);
 #[derive(Debug, Default)]
 struct Moved {
     bytes: AtomicU64,
+    of_backend: AtomicU64,
     first: OnceLock<Instant>,
     end: OnceLock<(bool, Instant)>,
 }
@@ -83,6 +84,15 @@ impl Progress {
         if self.0.bytes.fetch_add(bytes as u64, Ordering::Relaxed) == 0 && bytes > 0 {
             let _ = self.0.first.set(Instant::now());
         }
+    }
+
+    pub(super) fn backend_has(&self, bytes: u64) {
+        self.0.of_backend.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that the backend gave or acknowledged so far.
+    pub fn backend_bytes(&self) -> u64 {
+        self.0.of_backend.load(Ordering::Relaxed)
     }
 
     pub(super) fn end_was_told(&self, by_close_notify: bool) {

@@ -288,6 +288,7 @@ async fn receive(
         if buffer.is_full() {
             let full = std::mem::replace(&mut buffer, sink.buffer());
             sink.write(full).await?;
+            progress.backend_has(sink.acknowledged());
         }
     }
     Ok(sink.write(buffer).await?)
@@ -332,6 +333,7 @@ async fn receive_converted(
             if buffer.is_full() {
                 let full = std::mem::replace(&mut buffer, sink.buffer());
                 sink.write(full).await?;
+                progress.backend_has(sink.acknowledged());
             }
         }
         if read == 0 {

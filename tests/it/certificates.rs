@@ -76,6 +76,34 @@ async fn tls_33_and_35_the_certificate_is_chosen_by_name_and_algorithm_and_host_
     assert_eq!(codes, ["220 ", "504 ", "220 ", "221 "], "{said}");
 }
 
+/// RFC 7151 §3: HOST before AUTH chooses the certificate, where TLS is asked for no name.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_33_host_before_auth_chooses_the_certificate() {
+    let sshd = Sshd::start().await;
+    let desk = desk();
+    let mut setup = Setup::backend(&sshd).with_users(&sshd.files());
+    let elliptic = ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
+    setup.certificates.push_str(&make(desk.path(), "other", &elliptic, "other.example"));
+    let gateway = Gateway::start(&setup);
+    // For an address it asks TLS for no name.
+    let script = "import ftplib, ssl, sys\n\
+        context = ssl._create_unverified_context()\n\
+        client = ftplib.FTP_TLS(context=context)\n\
+        client.connect('127.0.0.1', int(sys.argv[1]))\n\
+        [client.sendcmd('HOST ' + host) for host in sys.argv[2:]]\n\
+        client.auth()\n\
+        print(ssl.DER_cert_to_PEM_cert(client.sock.getpeercert(True)))";
+    let shown = |hosts: &[&str]| {
+        let port = gateway.explicit.port().to_string();
+        run(Command::new("python3").args(["-c", script, &port]).args(hosts)).succeeded().trim().to_owned()
+    };
+    let own = fs::read_to_string(gateway.certificate()).unwrap().replace('\r', "").trim().to_owned();
+    let other = fs::read_to_string(desk.path().join("other.crt")).unwrap().trim().to_owned();
+    assert_eq!(shown(&["other.example"]), other);
+    assert_eq!(shown(&[]), own);
+    assert_eq!(shown(&["unknown.example"]), own);
+}
+
 /// A gateway that stops to listen because of a date helps nobody: clients that do not look at dates go on, and everybody
 /// else hears it from the certificate itself.
 #[tokio::test(flavor = "multi_thread")]
