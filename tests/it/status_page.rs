@@ -1,11 +1,15 @@
 //! The status page in a real browser: headless Chromium, as wide as a desk and as narrow as a phone.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::client::Client;
+use crate::support::client::{Client, latin1};
 use crate::support::gateway::Gateway;
 use crate::support::real_clients::run;
 use crate::support::sshd::Sshd;
@@ -20,6 +24,66 @@ fn chromium(profile: &Path, url: &str, arguments: &[&str]) -> String {
     // The page asks each two seconds: some of its time, not of ours.
     command.arg(format!("--user-data-dir={}", profile.display())).arg("--virtual-time-budget=5000");
     run(command.args(arguments).arg(url)).succeeded()
+}
+
+/// Measures the page once it has been filled, and tells it in the title.
+const RULER: &str = "<script>setTimeout(() => { const page = document.documentElement; \
+    document.title = `${page.scrollWidth} in ${window.innerWidth}`; }, 3000);</script></body>";
+
+/// Stands between the browser and the page: counts how often the status is asked for, and puts a ruler into the page, which
+/// lets no script in but its own.
+async fn with_ruler(gateway: &Gateway) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, asked, admin) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)), gateway.admin);
+    let counted = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (mut browser, _) = listener.accept().await.unwrap();
+            let counted = Arc::clone(&counted);
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(browser.read_u8().await?);
+                }
+                let head = latin1(&head);
+                let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+                counted.fetch_add(usize::from(path.starts_with("/api/v1/")), Ordering::SeqCst);
+                let mut server = TcpStream::connect(admin).await?;
+                let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+                server.write_all(request.as_bytes()).await?;
+                let mut answer = Vec::new();
+                server.read_to_end(&mut answer).await?;
+                let answer = String::from_utf8(answer).unwrap();
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+                let kind = head.lines().find(|line| line.to_ascii_lowercase().starts_with("content-type")).unwrap();
+                let body = body.replace("</body>", RULER);
+                let told = format!("HTTP/1.1 200 OK\r\n{kind}\r\nConnection: close\r\n\r\n{body}");
+                browser.write_all(told.as_bytes()).await
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_asks_for_itself_and_fits_a_phone() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let mut client = Client::logged_in(&gateway).await;
+    client.ask("TYPE I", 200).await;
+    // As long as a name can be.
+    let mut data = begin(&mut client, &format!("STOR {}", "n".repeat(200))).await;
+    data.write_all(&content(100_000, 1)).await.unwrap();
+    let (address, asked) = with_ruler(&gateway).await;
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("http://{address}/");
+    let page = chromium(&folder.path().join("profile"), &url, &["--dump-dom", "--window-size=390,844"]);
+    let title = page.split_once("<title>").unwrap().1.split_once('<').unwrap().0;
+    let (page_width, window_width) = title.split_once(" in ").unwrap_or_else(|| panic!("{title}"));
+    assert!(page_width.parse::<u32>().unwrap() <= window_width.parse::<u32>().unwrap(), "{title}");
+    let asked = asked.load(Ordering::SeqCst);
+    assert!(asked >= 2, "it was asked {asked} times in five seconds");
+    drop(data);
 }
 
 #[tokio::test(flavor = "multi_thread")]
