@@ -1,7 +1,7 @@
 //! Signals and the two stages of a stop.
 //!
-//! The first SIGTERM or SIGINT asks for a drain: no new sessions, running transfers may finish. The second one asks
-//! for an end now. Both stages are tokens, so whoever holds one need not know about signals.
+//! The first SIGTERM or SIGINT asks for a drain: no new sessions, running transfers may finish. The second one asks for an
+//! end. Both stages are tokens, so whoever holds one need not know about signals.
 
 use std::io;
 

@@ -151,7 +151,7 @@
 {{- end }}
 {{- end }}
 
-{{- $grace := add (int $values.shutdown.delaySeconds) (int $values.shutdown.drainSeconds) 20 }}
+{{- $grace := add (int $values.shutdown.delaySeconds) (int $values.shutdown.drainSeconds) 40 }}
 {{- if $values.terminationGracePeriodSeconds }}
 {{- if lt (int $values.terminationGracePeriodSeconds) (int $grace) }}
 {{- $problems = append $problems (printf "terminationGracePeriodSeconds: %d is less than `shutdown` needs (%d), so transfers would be killed. Leave it out, or lower `shutdown.drainSeconds`." (int $values.terminationGracePeriodSeconds) (int $grace)) }}
