@@ -1,6 +1,7 @@
 //! How downloads and listings end: 226 says that the client's kernel has every byte, and nothing less does.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,6 +9,7 @@ use tokio::net::TcpSocket;
 
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, Setup};
+use crate::support::real_clients::run;
 use crate::support::sshd::Sshd;
 use crate::support::transfer::{Data, begin, content, reset};
 
@@ -115,16 +117,22 @@ async fn read_until_the_end_is_in_the_kernel(data: &mut Data) -> Vec<u8> {
     read
 }
 
-/// Is the gateway's end of a connection in FIN-WAIT-1, by proc_net_tcp(5)? Nothing is given to the kernel after that.
+/// Is the gateway's end of a connection in FIN-WAIT-1? Nothing is given to the kernel after that. By ss(8), which asks the
+/// kernel for the one: /proc/net/tcp has all of them, and other tests leave tens of thousands.
 fn has_sent_fin(gateway: SocketAddr, client: SocketAddr) -> bool {
-    let hexadecimal = |address: SocketAddr| match address {
-        SocketAddr::V4(address) => {
-            format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port())
-        }
-        SocketAddr::V6(_) => unreachable!("the tests use IPv4"),
-    };
-    let wanted = format!(" {} {} 04 ", hexadecimal(gateway), hexadecimal(client));
-    std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&wanted)
+    let mut ss = Command::new("ss");
+    ss.args([
+        "--no-header",
+        "--tcp",
+        "--numeric",
+        "state",
+        "fin-wait-1",
+        "src",
+        &gateway.to_string(),
+        "dst",
+        &client.to_string(),
+    ]);
+    !run(&mut ss).succeeded().trim().is_empty()
 }
 
 #[tokio::test]
