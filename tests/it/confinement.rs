@@ -17,7 +17,7 @@ use crate::support::sshd::Sshd;
 const INSIDE: &str = "FTPS2SFTP_CONFINED_TO";
 
 #[tokio::test]
-async fn the_gateway_runs_without_new_privileges_programs_or_core_dumps() {
+async fn s17_and_39_the_gateway_runs_without_new_privileges_programs_or_core_dumps() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let mut client = Client::logged_in(&gateway).await;
@@ -33,14 +33,14 @@ async fn the_gateway_runs_without_new_privileges_programs_or_core_dumps() {
 }
 
 #[test]
-fn what_was_given_up_cannot_be_done() {
+fn s39_what_was_given_up_cannot_be_done() {
     if let Some(directory) = env::var_os(INSIDE) {
         return confined(Path::new(&directory));
     }
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("configuration"), "content").unwrap();
     let status = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "confinement::what_was_given_up_cannot_be_done", "--nocapture"])
+        .args(["--exact", "confinement::s39_what_was_given_up_cannot_be_done", "--nocapture"])
         .env(INSIDE, folder.path())
         .status()
         .unwrap();

@@ -129,7 +129,7 @@ async fn the_policy_says_which_there_are_and_feat_tells_them() {
 }
 
 #[tokio::test]
-async fn abor_ends_a_digest_that_takes_long() {
+async fn s22_abor_ends_a_digest_that_takes_long() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     sshd.place_file("file", content(10_000_000, 1));

@@ -157,7 +157,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn every_log_line_is_one_record_whatever_a_client_sends() {
+async fn s18_every_log_line_is_one_record_whatever_a_client_sends() {
     let sshd = Sshd::start().await;
     let mut setup = Setup::backend(&sshd).with_users(&sshd.files());
     setup.level = Some("debug".to_owned());

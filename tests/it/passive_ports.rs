@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// S-4: a flood of PASV holds one port.
 #[tokio::test]
-async fn a_session_listens_on_one_port_however_often_it_asks() {
+async fn s4_a_session_listens_on_one_port_however_often_it_asks() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let mut client = Client::logged_in(&gateway).await;
@@ -51,7 +51,7 @@ async fn a_session_listens_on_one_port_however_often_it_asks() {
 
 /// S-4: where all ports are taken, the next one hears 425, and nothing worse.
 #[tokio::test]
-async fn ten_ports_serve_ten_sessions_and_the_eleventh_when_one_is_done() {
+async fn s4_ten_ports_serve_ten_sessions_and_the_eleventh_when_one_is_done() {
     let sshd = Sshd::start().await;
     sshd.place_file("a", "content");
     for shared in ["true", "false"] {
@@ -141,7 +141,7 @@ async fn sessions_of_one_address_share_a_port_where_each_must_resume_its_own() {
 
 /// S-21: without descriptors nothing spins, nothing that runs is broken, and all is well as soon as there are some.
 #[tokio::test]
-async fn a_process_without_descriptors_waits_for_some() {
+async fn s21_a_process_without_descriptors_waits_for_some() {
     const DESCRIPTORS: u64 = 256;
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
@@ -208,7 +208,7 @@ enum Shown {
 /// or behind it. Each race is one transfer of the owner: it gets all of its file, the attacker nothing, and nothing of the
 /// attacker's is stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_connects_first_without_the_sessions_ticket_gets_nothing() {
+async fn s3_and_tls_2_whoever_connects_first_without_the_sessions_ticket_gets_nothing() {
     /// rustls has four tickets of a control connection, and uses each once; an upload gives no other.
     const TICKETS: usize = 4;
     let sshd = Sshd::start().await;
@@ -330,7 +330,7 @@ async fn replay(tls: &TlsConnector, address: SocketAddr) {
 
 /// S-41: nothing tells the version, or what this is made of, and only CSID the name, which is what it is for.
 #[tokio::test]
-async fn no_reply_tells_what_runs_here_in_which_version() {
+async fn s41_no_reply_tells_what_runs_here_in_which_version() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let mut said = String::new();

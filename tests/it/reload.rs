@@ -55,7 +55,7 @@ async fn a_new_certificate_is_for_new_sessions_and_those_under_way_keep_theirs()
 }
 
 #[tokio::test]
-async fn a_pair_that_does_not_fit_is_told_once_and_the_last_good_one_stays() {
+async fn tls_61_a_pair_that_does_not_fit_is_told_once_and_the_last_good_one_stays() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let good = connector(&gateway, &TLS13);
@@ -183,7 +183,7 @@ async fn new_pins_hold_for_sessions_that_connect_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_rotations_under_two_hundred_sessions_with_transfers_cost_none_of_them() {
+async fn tls_60_two_rotations_under_two_hundred_sessions_with_transfers_cost_none_of_them() {
     const SESSIONS: usize = 200;
     let sshd = Sshd::start().await;
     let root = sshd.files();

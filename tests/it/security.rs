@@ -145,7 +145,7 @@ async fn a_lower_version_than_the_configured_one_is_refused() {
 }
 
 #[tokio::test]
-async fn in_clear_nothing_of_value_is_said_or_heard() {
+async fn s16_in_clear_nothing_of_value_is_said_or_heard() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let mut client = Client::clear(&gateway).await;
@@ -184,7 +184,7 @@ async fn in_clear_nothing_of_value_is_said_or_heard() {
 }
 
 #[tokio::test]
-async fn auth_takes_its_three_spellings_and_is_given_once() {
+async fn tls_44_auth_takes_its_three_spellings_and_is_given_once() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     for mechanism in ["TLS", "tls-c", "SSL"] {
@@ -234,7 +234,7 @@ async fn pbsz_and_prot_follow_their_order_and_take_only_what_tls_has() {
 }
 
 #[tokio::test]
-async fn no_data_command_goes_in_clear_where_data_must_be_protected() {
+async fn s16_no_data_command_goes_in_clear_where_data_must_be_protected() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     sshd.place_file("a", "content");
@@ -279,7 +279,7 @@ async fn a_user_with_optional_data_protection_may_change_it_at_any_time() {
 }
 
 #[tokio::test]
-async fn bytes_behind_auth_never_survive_into_tls() {
+async fn s13_and_tls_40_41_and_45_bytes_behind_auth_never_survive_into_tls() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let injected = b"AUTH TLS\r\nUSER acme\r\nPASS swordfish 42\r\n";
@@ -297,7 +297,7 @@ async fn bytes_behind_auth_never_survive_into_tls() {
 }
 
 #[tokio::test]
-async fn auth_forgets_everything_that_was_said_in_clear() {
+async fn s13_and_tls_46_auth_forgets_everything_that_was_said_in_clear() {
     let sshd = Sshd::start().await;
     let mut setup = Setup::backend(&sshd).with_users(&sshd.files());
     setup.tls.push_str("  require_control: false\n");
@@ -322,7 +322,7 @@ async fn auth_forgets_everything_that_was_said_in_clear() {
 }
 
 #[tokio::test]
-async fn a_data_connection_resumes_its_own_session_and_nobody_elses() {
+async fn tls_1_a_data_connection_resumes_its_own_session_and_nobody_elses() {
     let sshd = Sshd::start().await;
     let root = format!("    root: \"{}\"\n    policy: {{data_tls_resumption: require}}\n", sshd.files().display());
     let gateway = Gateway::start(&Setup::backend(&sshd).with_user("strict", &root));
@@ -409,7 +409,7 @@ async fn prefer_and_off_take_data_connections_that_resume_nothing() {
 }
 
 #[tokio::test]
-async fn strangers_at_the_clients_address_do_not_cost_it_its_turn() {
+async fn s3_strangers_at_the_clients_address_do_not_cost_it_its_turn() {
     let sshd = Sshd::start().await;
     let strict = format!("    root: \"{}\"\n    policy: {{data_tls_resumption: require}}\n", sshd.files().display());
     let gateway = Gateway::start(&Setup::backend(&sshd).with_user("strict", &strict));
@@ -446,7 +446,7 @@ async fn strangers_at_the_clients_address_do_not_cost_it_its_turn() {
 
 /// S-2.
 #[tokio::test]
-async fn a_data_connection_from_another_address_is_dropped_and_the_rightful_one_served() {
+async fn s2_a_data_connection_from_another_address_is_dropped_and_the_rightful_one_served() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     sshd.place_file("a", "content");
@@ -466,7 +466,7 @@ async fn a_data_connection_from_another_address_is_dropped_and_the_rightful_one_
 }
 
 #[tokio::test]
-async fn a_protocol_that_is_not_ftp_is_refused_by_alpn() {
+async fn s14_and_tls_30_to_32_a_protocol_that_is_not_ftp_is_refused_by_alpn() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let dial = |protocols: &'static [&'static str]| {
@@ -487,7 +487,7 @@ async fn a_protocol_that_is_not_ftp_is_refused_by_alpn() {
 }
 
 #[tokio::test]
-async fn what_speaks_another_protocol_is_sent_away_before_login() {
+async fn s14_and_tls_34_what_speaks_another_protocol_is_sent_away_before_login() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let foreign = [
@@ -533,7 +533,7 @@ async fn what_speaks_another_protocol_is_sent_away_before_login() {
 }
 
 #[tokio::test]
-async fn a_line_has_a_greatest_length_and_its_excess_is_thrown_away() {
+async fn s8_a_line_has_a_greatest_length_and_its_excess_is_thrown_away() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let mut client = Client::logged_in(&gateway).await;
@@ -599,7 +599,7 @@ async fn pipelined_commands_are_answered_in_order_however_the_bytes_are_cut() {
 }
 
 #[tokio::test]
-async fn telnet_is_taken_out_of_commands() {
+async fn s24_telnet_is_taken_out_of_commands() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let mut client = Client::logged_in(&gateway).await;

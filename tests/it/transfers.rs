@@ -378,7 +378,7 @@ async fn an_upload_whose_client_never_connects_changes_nothing() {
 }
 
 #[tokio::test]
-async fn only_an_upload_that_was_ended_properly_is_stored() {
+async fn tls_10_to_14_only_an_upload_that_was_ended_properly_is_stored() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::start(&setup(&sshd));
     let old = content(100_000, 1);
@@ -619,7 +619,7 @@ async fn stat_is_answered_during_a_transfer_and_other_commands_after_it() {
 }
 
 #[tokio::test]
-async fn a_lost_control_connection_ends_its_transfer() {
+async fn s33_a_lost_control_connection_ends_its_transfer() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::start(&setup(&sshd));
     let old = content(50_000, 1);
