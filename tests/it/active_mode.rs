@@ -59,7 +59,7 @@ async fn files_and_listings_come_and_go_over_connections_to_the_client() {
 
 /// S-1: whatever stands behind PORT and EPRT, it is taken only where it names the client's own address and a high port.
 #[tokio::test]
-async fn no_argument_of_port_or_eprt_names_anybody_but_the_client() {
+async fn s1_no_argument_of_port_or_eprt_names_anybody_but_the_client() {
     const AT_ONCE: usize = 500;
     let sshd = Sshd::start().await;
     let mut setup = Setup::backend(&sshd).with_users(&sshd.files()).with("active: {enabled: true}\n");
@@ -131,7 +131,7 @@ fn some_endpoint(random: &mut impl Iterator<Item = usize>) -> String {
 
 /// S-1.
 #[tokio::test]
-async fn only_the_client_itself_is_called_and_only_where_it_is_allowed() {
+async fn s1_only_the_client_itself_is_called_and_only_where_it_is_allowed() {
     let sshd = Sshd::start().await;
     let setup = Setup::backend(&sshd).with_users(&sshd.files());
     let gateway = Gateway::start(&setup.with("active: {enabled: true}\ntimeouts: {data_connect: 2s}\n"));

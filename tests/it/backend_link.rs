@@ -158,6 +158,58 @@ async fn sessions_of_one_mapped_user_share_a_connection_and_no_others_do() {
     eventually("and then nothing at all", || sshd.session_processes().is_empty()).await;
 }
 
+/// S-30: whose password was changed at the backend is not let in with the old one, whatever connections there are.
+#[tokio::test]
+async fn s30_a_password_that_was_changed_at_the_backend_is_refused_at_once() {
+    const NEW: &str = "wrong horse, other battery";
+    let sshd = Sshd::start().await;
+    let ways = [("shared", "passthrough"), ("per-session", "passthrough"), ("shared", "passthrough-once")];
+    let mut gateways = Vec::new();
+    for (connections, login) in ways {
+        let setup = Setup::backend_with(&sshd, &format!("connections: {connections}"));
+        let users = format!("  \"*\": {{backend: files, login: {login}}}\n");
+        let gateway = Gateway::start(&Setup { users, ..setup });
+        let there = crowd(&gateway, USER, PASSWORD, 2).await;
+        gateways.push((gateway, there, format!("{connections}, {login}")));
+    }
+    assert_eq!(sshd.logins(), 6);
+    let log_in = async |gateway: &Gateway, password: &str, code: u16| {
+        let mut client = Client::explicit(gateway).await;
+        client.ask_all(&[(&format!("USER {USER}"), 331), (&format!("PASS {password}"), code)]).await;
+        client
+    };
+    sshd.change_password(NEW);
+    let refused = gateways.iter().map(async |(gateway, ..)| {
+        // Before anybody has shown the new one, and behind.
+        log_in(gateway, PASSWORD, 530).await.ask("PWD", 530).await;
+    });
+    join_all(refused).await;
+    assert_eq!(sshd.logins(), 6);
+    join_all(gateways.iter_mut().map(async |(gateway, there, way)| {
+        let mut new = log_in(gateway, NEW, 230).await;
+        new.ask("MDTM nothing", 550).await;
+        log_in(gateway, PASSWORD, 530).await;
+        // Whoever was in stays in, as with the server itself.
+        for client in there {
+            let reply = client.command("MDTM nothing").await;
+            assert_eq!(reply.code, 550, "{way}: {}", reply.text());
+        }
+    }))
+    .await;
+    assert_eq!(sshd.logins(), 9);
+    // But comes to no new connection by what it was let in with.
+    sshd.kill_sessions();
+    join_all(gateways.iter_mut().flat_map(|(_, there, way)| {
+        let way = way.as_str();
+        there.iter_mut().map(move |client| async move {
+            let reply = client.command("RMD nothing").await;
+            assert!(matches!(reply.code, 421 | 450..=459), "{way}: {}", reply.text());
+        })
+    }))
+    .await;
+    assert_eq!(sshd.logins(), 9);
+}
+
 #[tokio::test]
 async fn a_login_over_a_shared_connection_takes_no_channel_before_its_first_command() {
     let sshd = Sshd::start().await;

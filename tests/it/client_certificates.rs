@@ -83,7 +83,7 @@ async fn tls_50_a_certificate_that_does_not_count_ends_the_handshake() {
 }
 
 #[tokio::test]
-async fn tls_50_an_authority_without_a_list_and_a_list_out_of_date_let_nobody_in() {
+async fn s34_and_tls_50_an_authority_without_a_list_and_a_list_out_of_date_let_nobody_in() {
     let sshd = Sshd::start().await;
     let (authority, other) = (Authority::new("Ours"), Authority::new("Theirs"));
     let (ours, theirs) = (authority.sign("/CN=a"), other.sign("/CN=a"));

@@ -84,7 +84,7 @@ async fn commands_that_tell_about_the_gateway() {
 }
 
 #[tokio::test]
-async fn commands_that_set_parameters() {
+async fn s20_commands_that_set_parameters() {
     let (sshd, _gateway, mut client) = start().await;
     sshd.place_file("a", "x");
     client
@@ -686,7 +686,7 @@ async fn each_command_needs_its_permission() {
 }
 
 #[tokio::test]
-async fn nothing_above_the_root_is_reached_by_any_path_or_link() {
+async fn s10_and_11_nothing_above_the_root_is_reached_by_any_path_or_link() {
     let sshd = Sshd::start().await;
     sshd.place_directory("in");
     sshd.place_directory("in/sub");
@@ -801,7 +801,7 @@ async fn nothing_above_the_root_is_reached_by_any_path_or_link() {
 }
 
 #[tokio::test]
-async fn names_of_files_under_way_are_neither_seen_nor_touched() {
+async fn s26_names_of_files_under_way_are_neither_seen_nor_touched() {
     let (sshd, _gateway, mut client) = start().await;
     let reserved = format!(".x.{}.f2s-part", "0123456789abcdef".repeat(2));
     sshd.place_file(&reserved, "under way");

@@ -5,10 +5,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
 use crate::support::client::Client;
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, MAPPED_PASSWORD, Setup};
 use crate::support::sshd::Sshd;
-use crate::support::transfer::{ABOR_LIMIT, content};
+use crate::support::transfer::{ABOR_LIMIT, content, eventually};
 
 /// What `sha256sum` and its sisters say of a file.
 fn sum(program: &str, file: &Path) -> String {
@@ -128,8 +132,73 @@ async fn the_policy_says_which_there_are_and_feat_tells_them() {
     assert!(!feat.contains("HASH") && !feat.contains("XCRC"), "{feat}");
 }
 
+/// S-22: of all the digests that are asked for at once two are made, the others are put off, and nobody else waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s22_a_hundred_digests_of_a_huge_file_are_made_two_at_a_time() {
+    const ASKING: usize = 100;
+    const AT_A_TIME: usize = 2;
+    /// What the server has written to whom it made a digest for, and no reply of another kind is as long.
+    const MUCH: u64 = 4 << 20;
+    let sshd = Sshd::start().await;
+    let sparse = sshd.place_file("huge", "");
+    fs::File::options().write(true).open(sparse).unwrap().set_len(1 << 40).unwrap();
+    sshd.place_file("small", "0123456789");
+    let root = format!("    root: \"{}\"\n", sshd.files().display());
+    let setup = Setup::backend_with(&sshd, "connections: shared").with_user("one", &root).with_user("two", &root);
+    let gateway = Gateway::start(&setup.with("limits: {sessions_per_ip: 1000}\n"));
+    let mut clients = Vec::new();
+    for number in 0..ASKING {
+        let mut client = Client::explicit(&gateway).await;
+        client.log_in(["one", "two"][number % 2], MAPPED_PASSWORD).await;
+        client.ask("TYPE I", 200).await;
+        clients.push(client);
+    }
+    let enough = CancellationToken::new();
+    let mut asked = JoinSet::new();
+    for (number, mut client) in clients.into_iter().enumerate() {
+        let enough = enough.clone();
+        let command = ["HASH huge", "XCRC huge", "XMD5 huge", "XSHA512 huge"][number % 4];
+        client.send(command).await;
+        asked.spawn(async move {
+            tokio::select! {
+                reply = client.reply() => assert_eq!(reply.code, 450, "{command}: {}", reply.text()),
+                () = enough.cancelled() => return (client, true),
+            }
+            (client, false)
+        });
+    }
+    let busy = || sshd.sftp_servers().into_iter().filter(|server| sshd.have_written(&[*server], MUCH)).count();
+    eventually("digests are made", || busy() == AT_A_TIME).await;
+    // A login, and a transfer over the same servers, are not held up by what takes minutes.
+    let other = async {
+        let mut client = Client::explicit(&gateway).await;
+        client.log_in("one", MAPPED_PASSWORD).await;
+        assert_eq!(client.retrieve("small").await, b"0123456789");
+    };
+    timeout(Duration::from_secs(10), other).await.expect("served beside the digests");
+    let mut put_off = Vec::new();
+    while put_off.len() < ASKING - AT_A_TIME {
+        let (client, is_being_made) = asked.join_next().await.unwrap().unwrap();
+        assert!(!is_being_made);
+        put_off.push(client);
+    }
+    assert_eq!(busy(), AT_A_TIME, "nobody's turn came twice");
+    // ABOR gives the turns back.
+    enough.cancel();
+    for (mut client, is_being_made) in asked.join_all().await {
+        assert!(is_being_made);
+        client.send("ABOR").await;
+        client.expect(426).await;
+        client.expect(226).await;
+        client.ask("NOOP", 200).await;
+    }
+    for client in put_off.iter_mut().take(10) {
+        assert_eq!(client.ask("XCRC small", 250).await.text().trim_end(), "250 A684C7C6");
+    }
+}
+
 #[tokio::test]
-async fn abor_ends_a_digest_that_takes_long() {
+async fn s22_abor_ends_a_digest_that_takes_long() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     sshd.place_file("file", content(10_000_000, 1));

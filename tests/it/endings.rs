@@ -66,7 +66,7 @@ async fn everything_is_on_its_way(client: &mut Client, bytes: usize) {
 }
 
 #[tokio::test]
-async fn a_client_that_resets_what_it_has_not_read_hears_426() {
+async fn tls_15_a_client_that_resets_what_it_has_not_read_hears_426() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let bytes = content(SOME, 1);
@@ -206,7 +206,7 @@ async fn a_client_that_knows_the_size_and_closes_with_the_last_byte_hears_226() 
 }
 
 #[tokio::test]
-async fn a_client_that_vanishes_at_the_end_without_close_notify_hears_226() {
+async fn tls_15_a_client_that_vanishes_at_the_end_without_close_notify_hears_226() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let mut client = binary(&gateway).await;

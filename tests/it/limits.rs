@@ -1,15 +1,22 @@
-//! What one client, or many, cannot take from the others: places (S-9), commands (S-23), bytes (S-40).
+//! What one client, or many, cannot take from the others: memory (S-8), places (S-9, TLS-20), commands (S-23), bytes (S-40).
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
+use tokio_rustls::rustls::ClientConnection;
+use tokio_rustls::rustls::version::TLS13;
 
 use crate::support::campaign::rounds;
-use crate::support::client::{Client, connect_from};
+use crate::support::client::{Client, Stream, connect_from, connector, latin1, server_name};
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::sshd::Sshd;
+use crate::support::transfer::{begin, content, end};
+
+/// How long anything may take that is only waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// S-9: a good client is in within this time, whoever else is there.
 const GOOD_LOGIN: Duration = Duration::from_secs(2);
@@ -75,6 +82,163 @@ async fn s9_sessions_that_are_logged_in_keep_their_places() {
     for session in &mut sessions {
         session.ask("NOOP", 200).await;
     }
+}
+
+/// Says these bytes, one every second; what was answered until the connection was closed.
+async fn trickle(mut stream: TcpStream, bytes: Vec<u8>) -> String {
+    let (mut reading, mut writing) = stream.split();
+    let mut said = Vec::new();
+    let speaking = async {
+        for byte in bytes {
+            if writing.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        // However it ends: bytes that nobody read make it a reset.
+        _ = reading.read_to_end(&mut said) => {}
+        () = speaking => {}
+    }
+    latin1(&said)
+}
+
+/// Ends, and not before it may.
+async fn timed(what: &str, least: Duration, ending: impl Future<Output = ()>) {
+    let begun = Instant::now();
+    timeout(PATIENCE, ending).await.unwrap_or_else(|_| panic!("{what}: never ended"));
+    assert!(begun.elapsed() >= least, "{what}: ended after {:?}", begun.elapsed());
+}
+
+/// TLS-20: whoever does not go on is ended, however it keeps talking, and nobody else is.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_20_a_handshake_or_a_login_that_does_not_go_on_is_ended_in_time() {
+    /// What is configured; the rest of the patience is for a machine that is busy.
+    const HANDSHAKE: Duration = Duration::from_secs(3);
+    const LOGIN: Duration = Duration::from_secs(6);
+    const TIMED_OUT: &str = "421 Timed out, closing\r\n";
+    let sshd = Sshd::start().await;
+    let timeouts = "timeouts: {tls_handshake: 3s, login: 6s}\n";
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()).with(timeouts));
+    let mut hello = Vec::new();
+    let tls = connector(&gateway, &TLS13);
+    ClientConnection::new(Arc::clone(tls.config()), server_name()).unwrap().write_tls(&mut hello).unwrap();
+    assert!(hello.len() > 200, "at a byte each second it takes longer than all the patience there is");
+    // Who is in has as much time as it wants.
+    let mut early = Client::logged_in(&gateway).await;
+    let mut data = begin(&mut early, "STOR early").await;
+    data.write_all(b"one ").await.unwrap();
+
+    let connect = async |to| TcpStream::connect(to).await.unwrap();
+    let on_implicit = async |bytes: Vec<u8>| trickle(connect(gateway.implicit).await, bytes).await;
+    let on_explicit = async |bytes: &[u8]| trickle(connect(gateway.explicit).await, bytes.to_vec()).await;
+    let behind_auth = async {
+        let mut stream = connect(gateway.explicit).await;
+        stream.write_all(b"AUTH TLS\r\n").await.unwrap();
+        let mut said = [0; 512];
+        let mut count = 0;
+        while !said[..count].ends_with(b"\r\n") || !latin1(&said[..count]).contains("\r\n234 ") {
+            count += stream.read(&mut said[count..]).await.unwrap();
+        }
+        assert_eq!(trickle(stream, hello.clone()).await, "");
+    };
+    let without_password = async {
+        let mut client = Client::implicit(&gateway).await;
+        client.ask(format!("USER {MAPPED_USER}"), 331).await;
+        assert_eq!(client.reply().await.text(), TIMED_OUT.trim_end());
+        client.expect_closed().await;
+    };
+    let always_talking = async {
+        let mut client = Client::implicit(&gateway).await;
+        loop {
+            let reply = client.command("NOOP").await;
+            if reply.code == 421 {
+                assert_eq!(reply.text(), TIMED_OUT.trim_end());
+                break;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let half_hello = async { assert_eq!(on_implicit(hello.clone()).await, "") };
+    let silent_implicit = async { assert_eq!(on_implicit(Vec::new()).await, "") };
+    let silent = async { assert!(on_explicit(b"").await.ends_with(TIMED_OUT)) };
+    let half_line = async { assert!(on_explicit(b"USER a name at a byte each second").await.ends_with(TIMED_OUT)) };
+    let good = async {
+        for round in 0..10 {
+            let mut client = Client::logged_in(&gateway).await;
+            assert_eq!(client.store(format!("STOR {round}"), b"content").await.code, 226);
+            sleep(Duration::from_millis(300)).await;
+        }
+    };
+    tokio::join!(
+        timed("a ClientHello at a byte each second", HANDSHAKE, half_hello),
+        timed("the same behind AUTH", HANDSHAKE, behind_auth),
+        timed("nothing instead of a ClientHello", HANDSHAKE, silent_implicit),
+        timed("nothing at all", LOGIN, silent),
+        timed("a line at a byte each second", LOGIN, half_line),
+        timed("USER without PASS", LOGIN, without_password),
+        timed("commands and no login", LOGIN, always_talking),
+        good,
+    );
+    data.write_all(b"two").await.unwrap();
+    end(data).await;
+    early.expect(226).await;
+    assert_eq!(std::fs::read(sshd.files().join("early")).unwrap(), b"one two");
+}
+
+/// S-8: a line that never ends costs what a line costs, however long it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn s8_lines_without_an_end_cost_little_memory_before_a_login() {
+    /// What a connection that waits for a login may cost, in KiB; one in eight of these is under TLS.
+    const EACH: u64 = 32;
+    /// Some times as long as a line may be, and how often it comes again.
+    const PIECE: usize = 16 * 1024;
+    const PIECES: usize = 2;
+    let sshd = Sshd::start().await;
+    let setup = Setup { level: Some("info".to_owned()), ..Setup::backend(&sshd).with_users(&sshd.files()) };
+    let gateway = Gateway::start(&setup);
+    Client::logged_in(&gateway).await.ask("QUIT", 221).await;
+    let before = gateway.memory("VmRSS");
+    let tls = connector(&gateway, &TLS13);
+    let line = content(PIECE, 8).iter().map(|byte| b'A' + byte % 26).collect::<Vec<u8>>();
+    let mut unended: Vec<Box<dyn Stream>> = Vec::new();
+    // Those beyond two thousand take the places of the oldest.
+    for number in 0..u16::try_from(rounds(1900, 10_000)).unwrap() {
+        let [high, low] = (number / 100).to_be_bytes();
+        let from = [127, 4, high, low];
+        let mut stream: Box<dyn Stream> = if number % 8 == 7 {
+            let stream = connect_from(from, gateway.implicit).await.unwrap();
+            Box::new(tls.connect(server_name(), stream).await.unwrap())
+        } else {
+            Box::new(connect_from(from, gateway.explicit).await.unwrap())
+        };
+        stream.write_all(&line).await.unwrap();
+        stream.flush().await.unwrap();
+        unended.push(stream);
+        if number % 500 == 499 {
+            Client::logged_in(&gateway).await.ask("PWD", 257).await;
+        }
+    }
+    let there = 2000.min(unended.len() as u64);
+    let (after, peak) = (gateway.memory("VmRSS"), gateway.memory("VmHWM"));
+    println!(
+        "{} KiB for each of {there} ({before} KiB before, {after} after, {peak} at most)",
+        (peak - before) / there
+    );
+    assert!(peak - before < there * EACH, "{} KiB", peak - before);
+    // More of each line needs no more.
+    gateway.forget_peak();
+    for _ in 0..PIECES {
+        for stream in unended.iter_mut().rev().take(1500) {
+            stream.write_all(&line).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+        Client::logged_in(&gateway).await.ask("PWD", 257).await;
+    }
+    let grown = gateway.memory("VmHWM").saturating_sub(after);
+    assert!(grown < there, "{grown} KiB more for {PIECES} more pieces of each line");
 }
 
 /// S-9: a login under way on a backend that does not answer holds a place no better than a connection that says nothing.

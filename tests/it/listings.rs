@@ -184,7 +184,7 @@ async fn links_are_shown_as_what_they_lead_to_and_a_broken_one_as_a_link() {
 }
 
 #[tokio::test]
-async fn a_name_that_would_forge_a_line_is_left_out_and_counted() {
+async fn s12_a_name_that_would_forge_a_line_is_left_out_and_counted() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     for name in ["honest", "x\r\n226 OK", "y\n-rw-r--r--   1 0 0 0 Jan  1 00:00 forged"] {

@@ -96,7 +96,7 @@ async fn an_exact_name_wins_over_the_star_and_the_star_takes_everyone_else() {
 }
 
 #[tokio::test]
-async fn every_failed_login_gets_the_same_bytes_and_only_after_the_floor() {
+async fn s7_every_failed_login_gets_the_same_bytes_and_only_after_the_floor() {
     let sshd = Sshd::start().await;
     let mut setup = Setup::backend(&sshd).with_user(MAPPED_USER, "");
     setup.users.push_str(&format!("  {USER}: {{backend: files, login: passthrough}}\n"));
@@ -134,7 +134,7 @@ async fn every_failed_login_gets_the_same_bytes_and_only_after_the_floor() {
 
 /// S-7: each attempt is of its own name and address, so that none is put off for what others did.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_time_of_a_failed_login_does_not_tell_whether_there_is_such_a_user() {
+async fn s7_the_time_of_a_failed_login_does_not_tell_whether_there_is_such_a_user() {
     let (each, at_a_time) = (rounds(90, 5000), rounds(60, 400));
     let sshd = Sshd::start().await;
     let mut setup = Setup::backend(&sshd).with("limits: {sessions_per_ip: 10000}\n");
@@ -208,7 +208,7 @@ async fn a_backend_that_is_down_is_421_and_not_a_wrong_password() {
 }
 
 #[tokio::test]
-async fn a_wrong_host_key_is_421_and_no_password_leaves() {
+async fn s27_a_wrong_host_key_is_421_and_no_password_leaves() {
     let options = Options { config: vec!["LogLevel DEBUG2".to_owned()], ..Options::default() };
     let (sshd, other) = (Sshd::with(options).await, Sshd::start().await);
     let setup = Setup::backend_at(sshd.address(), &other.host_key_fingerprint("ed25519")).with_users(&sshd.files());

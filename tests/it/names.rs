@@ -78,7 +78,7 @@ fn listed(name: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn every_command_finds_the_same_file_by_any_name() {
+async fn s33_every_command_finds_the_same_file_by_any_name() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     sshd.place_directory("d");
@@ -289,7 +289,7 @@ const NAMING: [(&str, u16); 8] = [
 ];
 
 #[tokio::test]
-async fn what_cannot_be_a_name_is_refused_and_touches_nothing() {
+async fn s12_what_cannot_be_a_name_is_refused_and_touches_nothing() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let directory = sshd.place_directory("d");

@@ -33,7 +33,7 @@ enum Cut {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_cut_at_any_record_is_never_stored() {
+async fn s15_and_tls_10_to_14_an_upload_that_is_cut_at_any_record_is_never_stored() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()));
     let (old, bytes) = (content(10_000, 1), content(64 * RECORD, 2));
@@ -70,7 +70,7 @@ async fn an_upload_that_is_cut_at_any_record_is_never_stored() {
 }
 
 #[tokio::test]
-async fn clients_that_close_without_ever_reading_lose_nothing() {
+async fn tls_6_clients_that_close_without_ever_reading_lose_nothing() {
     let sshd = Sshd::start().await;
     let lax = "    root: \"/\"\n    policy: {upload_eof: lax}\n".replace('/', &sshd.files().display().to_string());
     let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()).with_user("lax", &lax));

@@ -1,11 +1,69 @@
 //! What an operator sees: metrics, health, logs, and the end of the process.
 
+use std::net::{IpAddr, SocketAddr};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::sshd::{PASSWORD, Sshd, USER};
 use crate::support::transfer::{begin, content};
+
+/// S-36: where nothing is said of it, the admin listener is for this machine alone; and nothing else listens that nobody
+/// asked for.
+#[tokio::test]
+async fn s36_by_default_the_admin_listener_is_on_loopback_and_nothing_else_listens() {
+    // In a network of its own, where the default port is free, and whose loopback is brought up by hand (netdevice(7):
+    // SIOCSIFFLAGS with IFF_UP).
+    let bring_up = "import fcntl, os, socket, struct, sys\n\
+                    s = socket.socket(); fcntl.ioctl(s, 0x8914, struct.pack('16sh14x', b'lo', 1)); s.close()\n\
+                    os.execv(sys.argv[1], sys.argv[1:])";
+    let setup = Setup {
+        wrapper: ["unshare", "--net", "python3", "-c", bring_up].map(str::to_owned).to_vec(),
+        without_admin: true,
+        ..Setup::backend_at(([127, 0, 0, 1], 22).into(), "SHA256:uNiVztksCsDhcc0u9e8BrJQXVUpKZIDTMczCvj3tD2s")
+    };
+    let gateway = Gateway::start(&setup.with_passthrough());
+    assert_eq!(gateway.admin, ([127, 0, 0, 1], 9105).into());
+    // proc_pid_net(5): the address is in the order of the machine's bytes.
+    let shown = |address: SocketAddr| {
+        let IpAddr::V4(ip) = address.ip() else { panic!("{address}") };
+        format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port())
+    };
+    let mut expected = [gateway.explicit, gateway.implicit, gateway.admin].map(shown).to_vec();
+    let mut listening = gateway.listening_at();
+    expected.sort();
+    listening.sort();
+    assert_eq!(listening, expected);
+    // Nobody else is in that network: no helper has a socket there, of any kind.
+    for table in ["udp", "udp6", "raw", "raw6", "tcp6"] {
+        assert_eq!(gateway.process_file(&format!("net/{table}")).lines().count(), 1, "{table}");
+    }
+}
+
+/// S-36: what the admin listener tells can be asked for, and nothing can be changed by it.
+#[tokio::test]
+async fn s36_the_admin_listener_only_tells() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let mut session = Client::logged_in(&gateway).await;
+    let configuration = std::fs::read(gateway.file()).unwrap();
+    for method in ["POST", "PUT", "DELETE", "PATCH", "CONNECT", "OPTIONS", "TRACE"] {
+        for path in ["/", "/metrics", "/readyz", "/api/v1/status", "/api/v1/sessions", "/api/v1/sessions/1"] {
+            let mut stream = TcpStream::connect(gateway.admin).await.unwrap();
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut response = String::new();
+            stream.read_to_string(&mut response).await.unwrap();
+            assert!(response.starts_with("HTTP/1.1 4"), "{method} {path}: {response}");
+        }
+    }
+    session.ask("PWD", 257).await;
+    assert_eq!(std::fs::read(gateway.file()).unwrap(), configuration);
+}
 
 #[tokio::test]
 async fn counters_move_with_what_happened() {
@@ -157,7 +215,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn every_log_line_is_one_record_whatever_a_client_sends() {
+async fn s18_every_log_line_is_one_record_whatever_a_client_sends() {
     let sshd = Sshd::start().await;
     let mut setup = Setup::backend(&sshd).with_users(&sshd.files());
     setup.level = Some("debug".to_owned());

@@ -14,6 +14,7 @@ use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::real_clients::{Ran, run};
 use crate::support::sshd::{PASSWORD, Sshd, USER};
+use crate::support::tmpfs::Tmpfs;
 use crate::support::transfer::{begin, content, end, eventually, names};
 
 /// How long anything may take that is only waited for.
@@ -399,6 +400,145 @@ async fn sigterm_during_fifty_uploads_loses_none_and_leaves_no_part() {
     }
     stored.sort();
     assert_eq!(names(&sshd.files()), stored);
+}
+
+/// While `shutdown.delay` runs nothing has changed for clients; a second signal ends all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn until_the_delay_is_over_clients_get_in_and_a_second_signal_ends_everything() {
+    let sshd = Sshd::start().await;
+    // Longer than anybody would wait.
+    let times = "shutdown: {delay: 1h, drain: 1h}\n";
+    let mut gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()).with(times));
+    let mut early = Client::logged_in(&gateway).await;
+    let mut data = begin(&mut early, "STOR early").await;
+    data.write_all(&content(100_000, 1)).await.unwrap();
+    gateway.signal("TERM");
+    gateway.wait_for_log(|line| line.contains("\"draining\""));
+    // Whoever sends clients here is told, and those it has sent meanwhile are served.
+    assert_eq!(gateway.get("/readyz").await.0, 503);
+    for tls in ["explicit", "implicit"] {
+        let mut client =
+            if tls == "explicit" { Client::explicit(&gateway).await } else { Client::implicit(&gateway).await };
+        client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+        assert_eq!(client.store(format!("STOR {tls}"), b"content").await.code, 226);
+        assert_eq!(client.retrieve(tls).await, b"content");
+        early.ask("STAT", 211).await;
+        client.ask("QUIT", 221).await;
+    }
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+    early.expect(426).await;
+    assert_eq!(names(&sshd.files()), ["explicit", "implicit"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_drain_early() {
+    let sshd = Sshd::start().await;
+    let times = "shutdown: {drain: 1h}\n";
+    let mut gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()).with(times));
+    let mut clients = Vec::new();
+    for number in 0..5 {
+        let mut client = Client::logged_in(&gateway).await;
+        let mut data = begin(&mut client, &format!("STOR {number}")).await;
+        data.write_all(&content(100_000, number)).await.unwrap();
+        clients.push((client, data));
+    }
+    let mut idle = Client::logged_in(&gateway).await;
+    gateway.signal("TERM");
+    // Idle sessions go at once, and nobody new comes; whoever is at work goes on.
+    idle.expect(421).await;
+    idle.expect_closed().await;
+    let deadline = Instant::now() + PATIENCE;
+    while tokio::net::TcpStream::connect(gateway.explicit).await.is_ok() {
+        assert!(Instant::now() < deadline, "it goes on listening");
+    }
+    let (mut first, mut data) = clients.pop().unwrap();
+    data.write_all(&content(100_000, 9)).await.unwrap();
+    end(data).await;
+    first.expect(226).await;
+    gateway.signal("INT");
+    assert!(gateway.wait().success());
+    for (mut client, _data) in clients {
+        client.expect(426).await;
+    }
+    assert_eq!(names(&sshd.files()), ["4"]);
+    gateway.wait_for_log(|line| line.contains("ending the sessions that are left"));
+}
+
+/// A log that nobody reads holds nothing up: what finds no room is counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_costs_records_and_nothing_else() {
+    let sshd = Sshd::start().await;
+    let setup =
+        Setup { level: Some("trace".to_owned()), unread_log: true, ..Setup::backend(&sshd).with_users(&sshd.files()) };
+    let mut gateway = Gateway::start(&setup);
+    let large = content(64 << 20, 1);
+    let dropped = "ftps2sftp_log_records_dropped_total";
+    let (mut client, mut talking) = (Client::logged_in(&gateway).await, Client::logged_in(&gateway).await);
+    client.ask("TYPE I", 200).await;
+    let transfers = async {
+        assert_eq!(client.store("STOR large", &large).await.code, 226);
+        assert!(client.retrieve("large").await == large);
+    };
+    // A record or two for each command.
+    let commands = async {
+        let deadline = Instant::now() + PATIENCE;
+        while gateway.metric(dropped).await == 0.0 {
+            talking.send_raw("NOOP\r\n".repeat(1000).as_bytes()).await;
+            for _ in 0..1000 {
+                talking.expect(200).await;
+            }
+            assert!(Instant::now() < deadline, "all of them had room");
+        }
+    };
+    tokio::join!(transfers, commands);
+    let before = gateway.metric(dropped).await;
+    assert_eq!(client.store("STOR large", &large).await.code, 226);
+    let mut other = Client::logged_in(&gateway).await;
+    assert_eq!(other.store("STOR small", b"content").await.code, 226);
+    other.ask("QUIT", 221).await;
+    assert!(gateway.metric(dropped).await > before);
+    assert_eq!(fs::metadata(sshd.files().join("large")).unwrap().len(), large.len() as u64);
+    // Nor the end.
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+}
+
+/// A disk without room for audit records holds no transfer up; as soon as there is some, they are written again.
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_records_that_find_no_room_are_counted_and_transfers_go_on() {
+    let full = Tmpfs::mount("size=64k,mode=755");
+    let sshd = Sshd::start().await;
+    let (audit, xferlog) = (full.path().join("audit"), full.path().join("xferlog"));
+    let lines = format!("audit: {{path: \"{}\", xferlog: \"{}\"}}\n", audit.display(), xferlog.display());
+    let gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()).with(&lines));
+    let records =
+        |sink: &str, result: &str| format!("ftps2sftp_audit_records_total{{sink=\"{sink}\",result=\"{result}\"}}");
+    let mut client = Client::logged_in(&gateway).await;
+    gateway.wait_for_metric(&records("file", "ok"), 1.0).await;
+    let filler = full.path().join("filler");
+    // Every page of it, so that what there is of the files' own has no more room than they have taken.
+    assert!(fs::write(&filler, vec![b'x'; 1 << 20]).is_err(), "it is full");
+    let mut transfers = 0;
+    let deadline = Instant::now() + PATIENCE;
+    for (sink, least) in [("file", 20.0), ("xferlog", 20.0)] {
+        while gateway.metric(&records(sink, "dropped")).await < least {
+            let content = format!("transfer {transfers}");
+            assert_eq!(client.store("STOR file", content.as_bytes()).await.code, 226);
+            assert_eq!(client.retrieve("file").await, content.as_bytes());
+            transfers += 1;
+            assert!(Instant::now() < deadline, "{sink}: all of it had room");
+        }
+    }
+    fs::remove_file(filler).unwrap();
+    let text = |file: &Path| fs::read_to_string(file).unwrap();
+    let before = text(&audit).lines().count();
+    assert_eq!(client.store("STOR after", b"content").await.code, 226);
+    eventually("they are written again", || text(&audit).contains("/after") && text(&xferlog).contains("/after")).await;
+    // At most one of those that were cut is no record.
+    let broken = text(&audit).lines().filter(|line| serde_json::from_str::<Value>(line).is_err()).count();
+    assert!(broken <= 1, "{broken} of more than {before}:\n{}", text(&audit));
+    assert_eq!(fs::read(sshd.files().join("after")).unwrap(), b"content");
 }
 
 #[test]

@@ -109,7 +109,7 @@ async fn a_header_may_come_in_pieces_and_nothing_behind_it_is_taken() {
 
 /// S-37.
 #[tokio::test]
-async fn nobody_elses_header_is_believed() {
+async fn s37_nobody_elses_header_is_believed() {
     let sshd = Sshd::start().await;
     let elsewhere = "trusted_proxies: [192.0.2.0/24, 127.0.0.2]\n";
     let refused = "ftps2sftp_connections_total{listener=\"explicit\",result=\"proxy_header\"}";
@@ -200,7 +200,7 @@ async fn bounds_count_the_clients_and_not_their_proxy() {
 
 /// S-2 behind a proxy, with the ports shared: one port, and each client gets what is its own.
 #[tokio::test]
-async fn data_connections_go_to_the_client_that_their_header_names() {
+async fn s2_data_connections_go_to_the_client_that_their_header_names() {
     let sshd = Sshd::start().await;
     let mut setup = Setup::backend(&sshd).with_users(&sshd.files()).with(TRUSTED);
     setup.listeners = "proxy_protocol: required".to_owned();

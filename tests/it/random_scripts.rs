@@ -488,7 +488,7 @@ impl Driver {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn random_scripts_are_answered_as_the_model_says() {
+async fn s31_random_scripts_are_answered_as_the_model_says() {
     let sshd = ScriptedSshd::start(Script::new(Profile::openssh())).await;
     let home = |session: u64| format!("{}/user{session}", latin1(HOME));
     let mut setup = sshd.setup();

@@ -300,7 +300,7 @@ async fn curl_moves_many_small_files_over_one_control_connection() {
 }
 
 #[tokio::test]
-async fn data_connections_that_must_resume_do_so_in_curl_and_lftp() {
+async fn tls_1_data_connections_that_must_resume_do_so_in_curl_and_lftp() {
     let sshd = Sshd::start().await;
     let gateway = requiring_resumption(&sshd);
     let desk = desk();

@@ -1,5 +1,7 @@
 //! No password gets into what is written down (S-17), however it is sent.
 
+use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ftps2sftp::config::secret::Secret;
@@ -8,9 +10,10 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, latin1};
 use crate::support::gateway::{Gateway, MAPPED_USER, Setup};
 use crate::support::sshd::{Options, PASSWORD, Sshd, USER};
+use crate::support::transfer::eventually;
 
 const CANARY: &str = "Zx9!canary";
 
@@ -127,8 +130,13 @@ async fn s17_a_password_in_any_spelling_is_in_no_log_and_no_metric() {
     assert!(log.lines().count() > 1000, "nothing was logged that could be searched");
     let (_, metrics) = gateway.get("/metrics").await;
     let (_, status) = gateway.get("/").await;
-    for secret in [CANARY, PASSWORD, &hash, "Zx9", "canary"] {
-        for (name, text) in [("log", &log), ("metrics", &metrics), ("status", &status)] {
+    let searched = [("log", &log), ("metrics", &metrics), ("page", &status)];
+    assert_in_none(&[CANARY, PASSWORD, &hash, "Zx9", "canary"], &searched);
+}
+
+fn assert_in_none(secrets: &[&str], searched: &[(&str, &String)]) {
+    for secret in secrets {
+        for (name, text) in searched {
             let found = text.lines().find(|line| line.contains(secret));
             assert_eq!(found, None, "{secret} is in the {name}");
         }
@@ -185,4 +193,71 @@ async fn s17_after_logout_no_password_is_in_memory() {
         assert_forgotten(&gateway, CANARY).await;
         assert_forgotten(&gateway, PASSWORD).await;
     }
+}
+
+/// Audit records may have files of their own; and a process tells of itself in more places than its log.
+#[tokio::test(flavor = "multi_thread")]
+async fn s17_no_password_is_in_audit_files_the_status_or_what_a_process_tells_of_itself() {
+    /// In a file, in the environment and in the configuration, as a password may be given.
+    const OTHERS: [&str; 2] = ["In a file 7!", "Inherited 8!"];
+    let sshd = Sshd::with(Options { config: vec!["MaxStartups 500".to_owned()], ..Options::default() }).await;
+    let hash = password::hash(&Secret::new(CANARY)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(path("password"), OTHERS[0]).unwrap();
+    let mut setup = Setup::backend(&sshd);
+    for (name, password) in
+        [(MAPPED_USER, PASSWORD), ("file", "${file:@}"), ("environment", "${env:FTPS2SFTP_TEST_PASSWORD}")]
+    {
+        let password = password.replace('@', &path("password"));
+        let login = format!("{{user: {USER}, password: \"{password}\"}}");
+        setup.users.push_str(&format!("  {name}: {{password_hash: \"{hash}\", backend: files, login: {login}}}\n"));
+    }
+    let setup = setup.with_passthrough().with(&format!(
+        "limits: {{failed_logins: {{per_session: 1, per_ip: null, per_user: null}}}}\naudit: {{path: \"{}\", xferlog: \
+         \"{}\"}}\n",
+        path("audit"),
+        path("xferlog")
+    ));
+    let setup = Setup { environment: vec![("FTPS2SFTP_TEST_PASSWORD".to_owned(), OTHERS[1].to_owned())], ..setup };
+    let gateway = Gateway::start(&setup);
+    let mut client = Client::implicit(&gateway).await;
+    client.log_in(MAPPED_USER, CANARY).await;
+    assert_eq!(client.store("STOR file", b"content").await.code, 226);
+    let (user, password) = (format!("USER {MAPPED_USER}"), format!("PASS {CANARY}"));
+    // The server is shown those passwords, which are wrong, and says so.
+    let others = ["file", "environment"].map(async |name| {
+        let mut client = Client::implicit(&gateway).await;
+        client.ask_all(&[(&format!("USER {name}"), 331), (&password, 421)]).await;
+    });
+    let whole = [user.as_str(), &password];
+    tokio::join!(join_all(others), say(&gateway, &[], true), say(&gateway, &whole, true));
+    gateway.wait_for_metric("ftps2sftp_audit_records_total{sink=\"xferlog\",result=\"ok\"}", 1.0).await;
+    let read = |name: &str| fs::read_to_string(path(name)).unwrap();
+    eventually("all is written", || read("audit").lines().count() > spellings().len()).await;
+    let audit = read("audit");
+    assert!(audit.contains("\"login.result\":\"success\"") && audit.contains("\"login.result\":\"failure\""));
+    let api = gateway.get("/api/v1/status").await.1;
+    assert!(api.contains("\"sessions\""), "{api}");
+    let checked = Command::new(env!("CARGO_BIN_EXE_ftps2sftp"))
+        .args(["check", "--config", gateway.file().to_str().unwrap()])
+        .env("FTPS2SFTP_TEST_PASSWORD", OTHERS[1])
+        .output()
+        .unwrap();
+    let checked = latin1(&[checked.stdout, checked.stderr].concat());
+    assert!(checked.contains("files"), "{checked}");
+    let (log, xferlog, cmdline) = (gateway.log(), read("xferlog"), gateway.process_file("cmdline"));
+    let environment = gateway.process_file("environ");
+    let searched = [
+        ("audit file", &audit),
+        ("xferlog", &xferlog),
+        ("log", &log),
+        ("status", &api),
+        ("output of check", &checked),
+        ("command line", &cmdline),
+    ];
+    assert_in_none(&[CANARY, PASSWORD, &hash, "Zx9", "canary", OTHERS[0], OTHERS[1]], &searched);
+    // What an operator has put there stays there; nothing else comes to it.
+    assert!(environment.contains(OTHERS[1]));
+    assert_in_none(&[CANARY, PASSWORD, &hash, "Zx9", "canary", OTHERS[0]], &[("environment", &environment)]);
 }

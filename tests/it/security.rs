@@ -2,19 +2,20 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ftps2sftp::command::spec::{self, Handler};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{HandshakeKind, SupportedProtocolVersion};
+use tokio_rustls::rustls::{ClientConnection, HandshakeKind, SupportedProtocolVersion};
 
 use crate::support::client::{Client, connect_from, connector, latin1, server_name};
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
@@ -145,7 +146,7 @@ async fn a_lower_version_than_the_configured_one_is_refused() {
 }
 
 #[tokio::test]
-async fn in_clear_nothing_of_value_is_said_or_heard() {
+async fn s16_in_clear_nothing_of_value_is_said_or_heard() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let mut client = Client::clear(&gateway).await;
@@ -184,7 +185,7 @@ async fn in_clear_nothing_of_value_is_said_or_heard() {
 }
 
 #[tokio::test]
-async fn auth_takes_its_three_spellings_and_is_given_once() {
+async fn tls_44_auth_takes_its_three_spellings_and_is_given_once() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     for mechanism in ["TLS", "tls-c", "SSL"] {
@@ -234,7 +235,7 @@ async fn pbsz_and_prot_follow_their_order_and_take_only_what_tls_has() {
 }
 
 #[tokio::test]
-async fn no_data_command_goes_in_clear_where_data_must_be_protected() {
+async fn s16_no_data_command_goes_in_clear_where_data_must_be_protected() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     sshd.place_file("a", "content");
@@ -279,7 +280,7 @@ async fn a_user_with_optional_data_protection_may_change_it_at_any_time() {
 }
 
 #[tokio::test]
-async fn bytes_behind_auth_never_survive_into_tls() {
+async fn s13_and_tls_40_41_and_45_bytes_behind_auth_never_survive_into_tls() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let injected = b"AUTH TLS\r\nUSER acme\r\nPASS swordfish 42\r\n";
@@ -296,8 +297,251 @@ async fn bytes_behind_auth_never_survive_into_tls() {
     assert!(!sshd.log().contains("Accepted"), "{}", sshd.log());
 }
 
+/// TLS-42: nor does any other command that leaves a mark before a login, whether it comes with AUTH, behind it, or behind
+/// the answer to it. TLS-43: what was said before it is answered in clear, and forgotten.
 #[tokio::test]
-async fn auth_forgets_everything_that_was_said_in_clear() {
+async fn tls_42_and_43_nothing_that_is_said_in_clear_has_an_effect_or_an_answer_under_tls() {
+    let sshd = Sshd::start().await;
+    sshd.place_file("a", "content");
+    let mode = || std::fs::metadata(sshd.files().join("a")).unwrap().permissions().mode();
+    let before = mode();
+    let gateway = Gateway::before(&sshd);
+    for command in [
+        "HOST elsewhere.example",
+        "SITE CHMOD 777 a",
+        "SITE HELP",
+        "OPTS MLST type;",
+        "OPTS UTF8 OFF",
+        "CLNT somebody else",
+        "PBSZ 0",
+        "PROT C",
+        "PBSZ 0\r\nPROT C",
+        "CCC",
+        "REIN",
+        "AUTH TLS",
+        "USER acme",
+        "PASS swordfish 42",
+        "ACCT x",
+        "FEAT",
+        "NOOP",
+        "QUIT",
+        "\r\n",
+    ] {
+        let command = format!("{command}\r\n");
+        no_tls_after(&gateway, format!("AUTH TLS\r\n{command}").as_bytes(), b"").await;
+        no_tls_after(&gateway, b"AUTH TLS\r\n", command.as_bytes()).await;
+        // Half of it with AUTH, half behind it.
+        let (first, second) = command.split_at(command.len() / 2);
+        no_tls_after(&gateway, format!("AUTH TLS\r\n{first}").as_bytes(), second.as_bytes()).await;
+        // Once 234 was read.
+        let mut stream = TcpStream::connect(gateway.explicit).await.unwrap();
+        read_line(&mut stream).await;
+        stream.write_all(b"AUTH TLS\r\n").await.unwrap();
+        assert!(read_line(&mut stream).await.starts_with(b"234 "));
+        // It may be closed by now.
+        let _ = stream.write_all(command.as_bytes()).await;
+        let tls = timeout(PATIENCE, connector(&gateway, &TLS13).connect(server_name(), stream)).await.expect("closed");
+        assert!(tls.is_err(), "TLS after {command}");
+    }
+    // What was said before AUTH in the same piece is forgotten as well, and TLS begins.
+    let mut stream = TcpStream::connect(gateway.explicit).await.unwrap();
+    read_line(&mut stream).await;
+    let said = [
+        ("OPTS MLST type;", "200 "),
+        ("HOST elsewhere.example", "220 "),
+        ("SITE CHMOD 777 a", "530 "),
+        ("CWD /", "530 "),
+        ("PBSZ 0", "503 "),
+        ("PROT C", "503 "),
+        ("USER acme", "530 "),
+        ("AUTH TLS", "234 "),
+    ];
+    let lines: String = said.iter().map(|(line, _)| format!("{line}\r\n")).collect();
+    stream.write_all(lines.as_bytes()).await.unwrap();
+    for (line, code) in said {
+        let answer = latin1(&read_line(&mut stream).await);
+        assert!(answer.starts_with(code), "{line}: {answer}");
+    }
+    let tls = connector(&gateway, &TLS13);
+    let mut client = Client::over(Box::new(stream), tls, gateway.explicit).upgrade().await.unwrap();
+    client.ask_all(&[("PASS swordfish 42", 503), ("PROT P", 503)]).await;
+    assert!(client.ask("FEAT", 211).await.text().contains("MLST type*;size*;"));
+    assert_eq!(mode(), before);
+    assert!(!sshd.log().contains("Accepted"), "{}", sshd.log());
+    client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+    client.ask_all(&[("EPSV", 229), ("LIST", 521), ("PBSZ 0", 200), ("PROT P", 200)]).await;
+}
+
+/// How a ClientHello is cut.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// Each piece is a record of its own (RFC 8446 §5.1), and all are sent at once.
+    Records,
+    /// The same, and each is sent by itself.
+    RecordsApart,
+    /// One record, of which each piece is sent by itself.
+    Segments,
+}
+
+impl Cut {
+    /// Sends a record's content in pieces of at most so many bytes.
+    async fn send(self, to: &mut TcpStream, record: &[u8], piece: usize) {
+        let (head, content) = record.split_at(5);
+        let as_record = |piece: &[u8]| {
+            let length = u16::try_from(piece.len()).unwrap().to_be_bytes();
+            [&head[..3], &length, piece].concat()
+        };
+        let pieces: Vec<Vec<u8>> = match self {
+            Self::Records => vec![content.chunks(piece).flat_map(as_record).collect()],
+            Self::RecordsApart => content.chunks(piece).map(as_record).collect(),
+            Self::Segments => record.chunks(piece).map(<[u8]>::to_vec).collect(),
+        };
+        for piece in pieces {
+            to.write_all(&piece).await.unwrap();
+            to.flush().await.unwrap();
+            // The gateway's turn, mostly.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Makes a stream over which a client's first record arrives cut, and everything else as it is.
+fn cutting(mut gateway: TcpStream, cut: Cut, piece: usize) -> DuplexStream {
+    gateway.set_nodelay(true).unwrap();
+    let (client, mut own) = tokio::io::duplex(64 * 1024);
+    tokio::spawn(async move {
+        let mut record = vec![0; 5];
+        own.read_exact(&mut record).await?;
+        record.resize(5 + usize::from(u16::from_be_bytes([record[3], record[4]])), 0);
+        own.read_exact(&mut record[5..]).await?;
+        cut.send(&mut gateway, &record, piece).await;
+        tokio::io::copy_bidirectional(&mut own, &mut gateway).await
+    });
+    client
+}
+
+/// TLS-22: a ClientHello means the same however it comes.
+#[tokio::test]
+async fn tls_22_a_client_hello_in_pieces_of_any_size_begins_a_session() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::start(&Setup::backend_with(&sshd, "connections: shared").with_users(&sshd.files()));
+    let _stays = Client::logged_in(&gateway).await;
+    for version in [&TLS12, &TLS13] {
+        for cut in [Cut::Segments, Cut::Records, Cut::RecordsApart] {
+            for piece in [1, 2, 3, 5, 16, 100, 255] {
+                for is_implicit in [true, false] {
+                    let at = format!("{:?}, {cut:?} of {piece} bytes", version.version);
+                    let to = if is_implicit { gateway.implicit } else { gateway.explicit };
+                    let mut stream = TcpStream::connect(to).await.unwrap();
+                    if !is_implicit {
+                        read_line(&mut stream).await;
+                        stream.write_all(b"AUTH TLS\r\n").await.unwrap();
+                        assert!(read_line(&mut stream).await.starts_with(b"234 "));
+                    }
+                    let clear = cutting(stream, cut, piece);
+                    let tls = connector(&gateway, version);
+                    let client = timeout(PATIENCE, Client::over(Box::new(clear), tls, to).upgrade()).await;
+                    let mut client = client.expect("in time").unwrap_or_else(|error| panic!("{at}: {error}"));
+                    if is_implicit {
+                        client.expect(220).await;
+                    }
+                    client.log_in(MAPPED_USER, MAPPED_PASSWORD).await;
+                    client.ask_all(&[("PBSZ 0", 200), ("PROT P", 200)]).await;
+                    client.private = true;
+                    assert_eq!(client.lines("NLST").await, Vec::<Vec<u8>>::new(), "{at}");
+                }
+            }
+        }
+    }
+}
+
+/// TLS-22: on a port on which several sessions wait, too, where a ClientHello tells whose the connection is.
+#[tokio::test]
+async fn tls_22_a_client_hello_in_pieces_tells_whose_a_data_connection_is() {
+    let sshd = Sshd::start().await;
+    let names = ["one", "two"];
+    let strict = format!("    root: \"{}\"\n    policy: {{data_tls_resumption: require}}\n", sshd.files().display());
+    let mut setup = Setup::backend_with(&sshd, "connections: shared");
+    for name in names {
+        sshd.place_file(name, name);
+        setup = setup.with_user(name, &strict);
+    }
+    setup.ports = Some(1);
+    let gateway = Gateway::start(&setup);
+    for version in [&TLS12, &TLS13] {
+        for cut in [Cut::Segments, Cut::Records, Cut::RecordsApart] {
+            for piece in [1, 2, 5, 100] {
+                let mut clients = Vec::new();
+                for name in names {
+                    let mut client = logged_in(&gateway, version, name).await;
+                    let address = client.passive().await;
+                    client.ask(format!("RETR {name}"), 150).await;
+                    clients.push((name, client, address));
+                }
+                assert_eq!(clients[0].2, clients[1].2);
+                for (name, mut client, address) in clients {
+                    let at = format!("{:?}, {cut:?} of {piece} bytes, {name}", version.version);
+                    let clear = cutting(TcpStream::connect(address).await.unwrap(), cut, piece);
+                    let data = timeout(PATIENCE, client.tls().connect(server_name(), clear)).await.expect("in time");
+                    let mut data = data.unwrap_or_else(|error| panic!("{at}: {error}"));
+                    let mut bytes = Vec::new();
+                    data.read_to_end(&mut bytes).await.unwrap();
+                    assert_eq!(bytes, name.as_bytes(), "{at}");
+                    drop(data);
+                    client.expect(226).await;
+                }
+            }
+        }
+    }
+}
+
+/// TLS-22: what is no ClientHello is refused, in whatever pieces it comes, and costs nobody else anything.
+#[tokio::test]
+async fn tls_22_what_is_no_client_hello_ends_its_connection_alone() {
+    let sshd = Sshd::start().await;
+    let gateway = Gateway::before(&sshd);
+    let mut hello = Vec::new();
+    let tls = connector(&gateway, &TLS13);
+    ClientConnection::new(Arc::clone(tls.config()), server_name()).unwrap().write_tls(&mut hello).unwrap();
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("a record of nothing", [&[22, 3, 1, 0, 0][..], &hello].concat()),
+        ("nothing but such records", [22, 3, 1, 0, 0].repeat(5000)),
+        ("a record that is too long", [&[22, 3, 1, 0xff, 0xff][..], &[b'x'; 70_000]].concat()),
+        ("another version of records", [&[22, 9, 9], &hello[3..]].concat()),
+        ("a message that is never whole", [&[22, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff][..], &[0; 16_380]].concat()),
+        ("two of them", [hello.clone(), hello.clone()].concat()),
+        ("another message of a handshake", [&[22, 3, 1, 0, 5, 2, 0, 0, 1, 0][..], &hello].concat()),
+        ("data", [&[23, 3, 3, 0, 1, 0][..], &hello].concat()),
+        ("half of it and the end", hello[..hello.len() / 2].to_vec()),
+    ];
+    for (what, bytes) in &cases {
+        for piece in [1, 5, bytes.len()] {
+            let mut stream = TcpStream::connect(gateway.implicit).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let mut said = Vec::new();
+            let (mut reading, mut writing) = stream.split();
+            let speak = async {
+                // A piece by itself as long as that is not all there is to do.
+                for part in bytes.chunks(piece.max(bytes.len() / 2000)) {
+                    if writing.write_all(part).await.is_err() {
+                        return;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                let _ = writing.shutdown().await;
+            };
+            let hear = timeout(PATIENCE, reading.read_to_end(&mut said));
+            let (heard, ()) = tokio::join!(hear, speak);
+            assert!(heard.is_ok(), "{what}, {piece} at a time: it goes on");
+            assert!(!latin1(&said).contains("220 "), "{what}, {piece} at a time: {}", said.escape_ascii());
+        }
+    }
+    Client::logged_in(&gateway).await.ask("PWD", 257).await;
+    assert!(!gateway.log().contains("panicked"), "{}", gateway.log());
+}
+
+#[tokio::test]
+async fn s13_and_tls_46_auth_forgets_everything_that_was_said_in_clear() {
     let sshd = Sshd::start().await;
     let mut setup = Setup::backend(&sshd).with_users(&sshd.files());
     setup.tls.push_str("  require_control: false\n");
@@ -322,7 +566,7 @@ async fn auth_forgets_everything_that_was_said_in_clear() {
 }
 
 #[tokio::test]
-async fn a_data_connection_resumes_its_own_session_and_nobody_elses() {
+async fn tls_1_a_data_connection_resumes_its_own_session_and_nobody_elses() {
     let sshd = Sshd::start().await;
     let root = format!("    root: \"{}\"\n    policy: {{data_tls_resumption: require}}\n", sshd.files().display());
     let gateway = Gateway::start(&Setup::backend(&sshd).with_user("strict", &root));
@@ -409,7 +653,7 @@ async fn prefer_and_off_take_data_connections_that_resume_nothing() {
 }
 
 #[tokio::test]
-async fn strangers_at_the_clients_address_do_not_cost_it_its_turn() {
+async fn s3_strangers_at_the_clients_address_do_not_cost_it_its_turn() {
     let sshd = Sshd::start().await;
     let strict = format!("    root: \"{}\"\n    policy: {{data_tls_resumption: require}}\n", sshd.files().display());
     let gateway = Gateway::start(&Setup::backend(&sshd).with_user("strict", &strict));
@@ -446,7 +690,7 @@ async fn strangers_at_the_clients_address_do_not_cost_it_its_turn() {
 
 /// S-2.
 #[tokio::test]
-async fn a_data_connection_from_another_address_is_dropped_and_the_rightful_one_served() {
+async fn s2_a_data_connection_from_another_address_is_dropped_and_the_rightful_one_served() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     sshd.place_file("a", "content");
@@ -466,7 +710,7 @@ async fn a_data_connection_from_another_address_is_dropped_and_the_rightful_one_
 }
 
 #[tokio::test]
-async fn a_protocol_that_is_not_ftp_is_refused_by_alpn() {
+async fn s14_and_tls_30_to_32_a_protocol_that_is_not_ftp_is_refused_by_alpn() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let dial = |protocols: &'static [&'static str]| {
@@ -487,7 +731,7 @@ async fn a_protocol_that_is_not_ftp_is_refused_by_alpn() {
 }
 
 #[tokio::test]
-async fn what_speaks_another_protocol_is_sent_away_before_login() {
+async fn s14_and_tls_34_what_speaks_another_protocol_is_sent_away_before_login() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let foreign = [
@@ -533,7 +777,7 @@ async fn what_speaks_another_protocol_is_sent_away_before_login() {
 }
 
 #[tokio::test]
-async fn a_line_has_a_greatest_length_and_its_excess_is_thrown_away() {
+async fn s8_a_line_has_a_greatest_length_and_its_excess_is_thrown_away() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let mut client = Client::logged_in(&gateway).await;
@@ -599,7 +843,7 @@ async fn pipelined_commands_are_answered_in_order_however_the_bytes_are_cut() {
 }
 
 #[tokio::test]
-async fn telnet_is_taken_out_of_commands() {
+async fn s24_telnet_is_taken_out_of_commands() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::before(&sshd);
     let mut client = Client::logged_in(&gateway).await;

@@ -354,7 +354,7 @@ async fn any_status_code_with_or_without_message_is_kept_and_ends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_malformed_reply_fails_its_request_and_no_other() {
+async fn s29_a_malformed_reply_fails_its_request_and_no_other() {
     let malformed = [
         vec![0, 0, 0, 5, 105, 0, 0, 0, 0],
         vec![0, 0, 0, 9, 105, 0, 0, 0, 0, 0, 0, 0, 1],

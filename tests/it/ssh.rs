@@ -565,7 +565,7 @@ impl ScriptedServer {
 }
 
 #[tokio::test]
-async fn a_server_with_the_wrong_key_is_asked_nothing() {
+async fn s27_a_server_with_the_wrong_key_is_asked_nothing() {
     let server = ScriptedServer::start(Answer::Nothing).await;
     let other = Sshd::start().await;
     let known_hosts = format!("[127.0.0.1]:{} {}", server.port, other.host_key("ed25519"));

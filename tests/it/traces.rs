@@ -73,7 +73,7 @@ fn number(attributes: &[KeyValue], key: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_is_a_trace_of_its_commands_and_their_requests() {
+async fn s17_a_session_is_a_trace_of_its_commands_and_their_requests() {
     let sshd = Sshd::start().await;
     let (address, sent) = collector().await;
     let mut gateway = Gateway::start(&Setup::backend(&sshd).with_users(&sshd.files()).with(&traces_to(address)));

@@ -1,15 +1,17 @@
 //! Files through the gateway to a real OpenSSH server and back: what arrives, and what happens when something is cut.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
 use tokio_rustls::rustls::SupportedProtocolVersion;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
@@ -18,6 +20,7 @@ use crate::support::client::Client;
 use crate::support::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, Setup};
 use crate::support::real_clients::{Tls, curl, desk, lftp};
 use crate::support::sshd::Sshd;
+use crate::support::tmpfs::Tmpfs;
 use crate::support::transfer::{LOSS_LIMIT, abort, begin, content, end, eventually, fill, names, reset, temporaries};
 
 /// A mapped user whose uploads are written in place.
@@ -378,7 +381,7 @@ async fn an_upload_whose_client_never_connects_changes_nothing() {
 }
 
 #[tokio::test]
-async fn only_an_upload_that_was_ended_properly_is_stored() {
+async fn tls_10_to_14_only_an_upload_that_was_ended_properly_is_stored() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::start(&setup(&sshd));
     let old = content(100_000, 1);
@@ -619,7 +622,7 @@ async fn stat_is_answered_during_a_transfer_and_other_commands_after_it() {
 }
 
 #[tokio::test]
-async fn a_lost_control_connection_ends_its_transfer() {
+async fn s33_a_lost_control_connection_ends_its_transfer() {
     let sshd = Sshd::start().await;
     let gateway = Gateway::start(&setup(&sshd));
     let old = content(50_000, 1);
@@ -755,29 +758,62 @@ async fn a_backend_lost_between_commands_is_reconnected_silently() {
     assert_eq!(names(&sshd.files()), ["file", "folder", "other"]);
 }
 
-/// A small file system of the test's own; it goes with the value.
-struct Tmpfs(tempfile::TempDir);
-
-impl Tmpfs {
-    /// For the user of an [`Sshd`] that is started afterwards: it takes over the mounts there are then.
-    fn mount(options: &str) -> Self {
-        let directory = tempfile::Builder::new().prefix("small-").tempdir().unwrap();
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(directory.path());
-        assert!(mount.status().unwrap().success());
-        Self(directory)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
+/// A version of a file that tells by itself whether it is whole: a number, and what follows from it.
+fn version(number: u64) -> Vec<u8> {
+    let length = usize::try_from(50_000 + number * 7919 % 300_000).unwrap();
+    [number.to_le_bytes().to_vec(), content(length, number)].concat()
 }
 
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
+/// Which one it is, where it is whole.
+fn version_of(bytes: &[u8]) -> Option<u64> {
+    let number = u64::from_le_bytes(bytes.get(..8)?.try_into().unwrap());
+    // As many as there are at most; anything else is no number of a version.
+    (number < 1 << 20 && bytes == version(number)).then_some(number)
+}
+
+/// S-25: whoever reads what many write at once gets one version whole, and one of them stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s25_readers_of_a_name_that_many_write_get_one_whole_version() {
+    let (parties, versions) = (rounds(10, 50), rounds(8, 40) as u64);
+    let sshd = Sshd::start().await;
+    put(&sshd, "file", &version(0));
+    let root = format!("    root: \"{}\"\n", sshd.files().display());
+    let setup = Setup::backend_with(&sshd, "connections: shared").with_user("many", &root);
+    let gateway = Gateway::start(&setup.with("limits: {sessions_per_ip: 1000}\n"));
+    let (written, is_over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
+    for party in 0..parties as u64 {
+        let (mut writer, mut reader) = (binary(&gateway, "many").await, binary(&gateway, "many").await);
+        let (written, is_over) = (Arc::clone(&written), Arc::clone(&is_over));
+        writers.spawn(async move {
+            for round in 0..versions {
+                let reply = writer.store("STOR file", &version(1 + party * versions + round)).await;
+                assert_eq!(reply.code, 226, "{}", reply.text());
+                written.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        readers.spawn(async move {
+            let mut seen = BTreeSet::new();
+            loop {
+                let is_last = is_over.load(Ordering::SeqCst);
+                let (reply, bytes) = reader.fetch("RETR file").await;
+                assert_eq!(reply.code, 226, "{}", reply.text());
+                let version = version_of(&bytes);
+                seen.insert(version.unwrap_or_else(|| panic!("{} bytes of no version", bytes.len())));
+                if is_last {
+                    return seen;
+                }
+            }
+        });
     }
+    writers.join_all().await;
+    is_over.store(true, Ordering::SeqCst);
+    let seen = readers.join_all().await;
+    assert_eq!(written.load(Ordering::SeqCst) as u64, parties as u64 * versions);
+    assert!(seen.iter().any(|seen| seen.len() > 2), "nobody read while they wrote: {seen:?}");
+    let last = version_of(&fs::read(sshd.files().join("file")).unwrap()).expect("a whole version");
+    assert!(last > 0 && seen.iter().all(|seen| seen.contains(&last)), "all is over, and it is another one");
+    assert_eq!(names(&sshd.files()), ["file"]);
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ const CASES: &[(Wrong, u16, &[&str])] = &[
 ];
 
 #[tokio::test]
-async fn each_has_its_reply_and_a_log_line_that_names_the_setting() {
+async fn tls_4_and_5_each_has_its_reply_and_a_log_line_that_names_the_setting() {
     let sshd = Sshd::start().await;
     let short = "timeouts: {data_connect: 8s, tls_handshake: 1s, data_idle: 1s}\n";
     join_all(CASES.iter().map(|(wrong, code, told)| {

@@ -19,6 +19,9 @@ use super::gateway::{Gateway, MAPPED_PASSWORD, MAPPED_USER, SERVER_NAME};
 /// How long a reply may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+/// Where clients are that are nowhere else.
+pub(crate) const HOME: [u8; 4] = [127, 0, 0, 1];
+
 /// Anything bytes go over.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for T {}
@@ -44,6 +47,8 @@ pub(crate) struct Client {
     /// PROT P is in force.
     pub(crate) private: bool,
     peer: SocketAddr,
+    /// Where its connections come from.
+    home: [u8; 4],
     /// What data connections begin with: a PROXY header, or nothing.
     pub(crate) data_header: Vec<u8>,
 }
@@ -71,7 +76,7 @@ impl Client {
         let stream = connect_from(from, gateway.implicit).await?;
         let stream = tls.connect(server_name(), stream).await?;
         let mut client = Self::over(Box::new(stream), tls, gateway.implicit);
-        client.private = true;
+        (client.private, client.home) = (true, from);
         // Under TLS 1.3 the client's handshake is over before the server has seen its certificate.
         let greeting = client.try_reply().await?;
         assert_eq!(greeting.code, 220, "{}", greeting.text());
@@ -99,10 +104,14 @@ impl Client {
 
     /// The same under one version of TLS.
     pub(crate) async fn explicit_with(gateway: &Gateway, version: &'static SupportedProtocolVersion) -> Self {
-        let stream = TcpStream::connect(gateway.explicit).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let tls = connector(gateway, version);
-        let mut clear = Self::over(Box::new(stream), tls.clone(), gateway.explicit);
+        Self::explicit_through(gateway, connector(gateway, version), HOME).await
+    }
+
+    /// The same under TLS of the test's, from an address of this machine.
+    pub(crate) async fn explicit_through(gateway: &Gateway, tls: TlsConnector, from: [u8; 4]) -> Self {
+        let stream = connect_from(from, gateway.explicit).await.unwrap();
+        let mut clear = Self::over(Box::new(stream), tls, gateway.explicit);
+        clear.home = from;
         clear.expect(220).await;
         assert_eq!(clear.command("AUTH TLS").await.code, 234);
         let mut client = clear.upgrade().await.unwrap();
@@ -143,17 +152,18 @@ impl Client {
         client
     }
 
-    fn over(stream: Box<dyn Stream>, tls: TlsConnector, peer: SocketAddr) -> Self {
-        Self { control: BufReader::new(stream), tls, private: false, peer, data_header: Vec::new() }
+    /// Nothing was said yet over this stream, which leads to a listener. `tls` is for what comes later.
+    pub(crate) fn over(stream: Box<dyn Stream>, tls: TlsConnector, peer: SocketAddr) -> Self {
+        Self { control: BufReader::new(stream), tls, private: false, peer, home: HOME, data_header: Vec::new() }
     }
 
     /// Begins TLS on the control connection (after 234).
     pub(crate) async fn upgrade(self) -> io::Result<Self> {
-        let Self { control, tls, peer, data_header, .. } = self;
+        let Self { control, tls, peer, home, data_header, .. } = self;
         assert!(control.buffer().is_empty(), "something came in clear after 234");
         let stream = tls.connect(server_name(), control.into_inner()).await?;
         let mut client = Self::over(Box::new(stream), tls, peer);
-        client.data_header = data_header;
+        (client.home, client.data_header) = (home, data_header);
         Ok(client)
     }
 
@@ -236,8 +246,7 @@ impl Client {
 
     /// Connects to a data port, without TLS yet.
     pub(crate) async fn connect(&self, address: SocketAddr) -> TcpStream {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
+        let mut stream = connect_from(self.home, address).await.unwrap();
         stream.write_all(&self.data_header).await.unwrap();
         stream
     }
@@ -337,7 +346,10 @@ impl Client {
 /// A connection from an address of this machine.
 pub(crate) async fn connect_from(address: [u8; 4], to: SocketAddr) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((address, 0)))?;
+    // A socket that is bound needs a port that nobody has, and not only one that is free towards `to`: there are few.
+    if address != HOME {
+        socket.bind(SocketAddr::from((address, 0)))?;
+    }
     let stream = socket.connect(to).await?;
     stream.set_nodelay(true)?;
     Ok(stream)

@@ -1,7 +1,7 @@
 //! The gateway as its own process, with a configuration of the test's: bound to free ports, ended with the value.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
@@ -68,10 +68,14 @@ pub(crate) struct Setup {
     pub(crate) level: Option<String>,
     /// Further keys of `admin`.
     pub(crate) admin: String,
+    /// There is no `admin` at all.
+    pub(crate) without_admin: bool,
     /// Variables of its environment.
     pub(crate) environment: Vec<(String, String)>,
     /// A program with its arguments that becomes the gateway, whose own stand behind.
     pub(crate) wrapper: Vec<String>,
+    /// From when it serves nobody reads what it logs, and the pipe stays.
+    pub(crate) unread_log: bool,
 }
 
 impl Setup {
@@ -158,11 +162,16 @@ impl Gateway {
             "limits: {commands_per_second: 1000000, failed_logins: {per_ip: null, per_user: null, window: 1s}}\n";
         let limits = if setup.more.contains("limits: ") { "" } else { bounds };
         let ports = setup.ports.map_or_else(passive_ports, few_passive_ports);
+        let admin = if setup.without_admin {
+            String::new()
+        } else {
+            format!("admin: {{address: \"127.0.0.1:0\", {}}}\n", setup.admin)
+        };
         let configuration = format!(
             "listeners:\n  - {{name: explicit, address: \"127.0.0.1:0\", tls: explicit, {listeners}}}\n  - {{name: \
              implicit, address: \"127.0.0.1:0\", tls: implicit, {listeners}}}\ntls:\n  certificates: [{{certificate: tls.crt, key: \
-             tls.key}}{}]\n{}passive:\n  ports: {}-{}\n{}backends:\n{}users:\n{}admin: {{address: \
-             \"127.0.0.1:0\", {admin}}}\nlog: {{format: json, level: \"{}\"}}\n{limits}{}",
+             tls.key}}{}]\n{}passive:\n  ports: {}-{}\n{}backends:\n{}users:\n{}{admin}log: \
+             {{format: json, level: \"{}\"}}\n{limits}{}",
             setup.certificates,
             setup.tls,
             ports.start(),
@@ -173,7 +182,6 @@ impl Gateway {
             setup.level.as_deref().unwrap_or("debug"),
             setup.more,
             listeners = setup.listeners,
-            admin = setup.admin,
         );
         let file = directory.path().join("gateway.yaml");
         fs::write(&file, &configuration).unwrap();
@@ -191,12 +199,22 @@ impl Gateway {
             .unwrap();
         let log = Arc::new(Log::default());
         let errors = BufReader::new(process.stderr.take().unwrap());
-        let sink = Arc::clone(&log);
+        let (sink, unread) = (Arc::clone(&log), setup.unread_log);
         thread::spawn(move || {
-            for line in errors.split(b'\n').map_while(Result::ok) {
-                sink.push(line.iter().map(|byte| char::from(*byte)).collect());
+            let mut errors = errors;
+            for line in errors.by_ref().split(b'\n').map_while(Result::ok) {
+                let line: String = line.iter().map(|byte| char::from(*byte)).collect();
+                let is_last = unread && line.contains("admin listening");
+                sink.push(line);
+                if is_last {
+                    break;
+                }
             }
             sink.end();
+            if unread {
+                // As long as this process lives: an end that is closed would be another thing.
+                std::mem::forget(errors);
+            }
         });
         let address = |listener: &str| {
             let marker = format!("\"listener\":\"{listener}\",\"server.address\":\"");
@@ -281,19 +299,31 @@ impl Gateway {
 
     /// How many TCP sockets it listens on.
     pub(crate) fn listening(&self) -> usize {
-        let process = format!("/proc/{}", self.process.id());
+        self.listening_at().len()
+    }
+
+    /// The TCP sockets it listens on, each as /proc/net has its address, such as `0100007F:2391`.
+    pub(crate) fn listening_at(&self) -> Vec<String> {
         let mut listening = Vec::new();
         for table in ["tcp", "tcp6"] {
-            let text = fs::read_to_string(format!("{process}/net/{table}")).unwrap();
-            // proc_pid_net(5): the fourth column is the state, 0A for LISTEN, and the tenth the inode.
-            listening.extend(text.lines().skip(1).filter_map(|line| {
+            // proc_pid_net(5): the second column is the address, the fourth the state, 0A for LISTEN, and the tenth the
+            // inode.
+            listening.extend(self.process_file(&format!("net/{table}")).lines().skip(1).filter_map(|line| {
                 let columns: Vec<&str> = line.split_whitespace().collect();
-                (columns[3] == "0A").then(|| format!("socket:[{}]", columns[9]))
+                (columns[3] == "0A").then(|| (format!("socket:[{}]", columns[9]), columns[1].to_owned()))
             }));
         }
-        let descriptors = fs::read_dir(format!("{process}/fd")).unwrap();
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap();
         let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-        targets.filter(|target| listening.iter().any(|socket| target.as_os_str() == socket.as_str())).count()
+        targets
+            .filter_map(|target| listening.iter().find(|(socket, _)| target.as_os_str() == socket.as_str()))
+            .map(|(_, address)| address.clone())
+            .collect()
+    }
+
+    /// Its number.
+    pub(crate) fn process(&self) -> u32 {
+        self.process.id()
     }
 
     /// From now on it may have so many descriptors (RLIMIT_NOFILE).

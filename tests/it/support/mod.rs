@@ -11,4 +11,5 @@ pub mod scripted_sftp;
 pub(crate) mod scripted_sshd;
 pub(crate) mod ssh_agent;
 pub(crate) mod sshd;
+pub(crate) mod tmpfs;
 pub(crate) mod transfer;

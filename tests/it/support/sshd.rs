@@ -199,6 +199,12 @@ impl Sshd {
         file
     }
 
+    /// Gives [`USER`] another password.
+    pub(crate) fn change_password(&self, password: &str) {
+        // Written into, not replaced: the server has this very file mounted over its own.
+        fs::write(self.directory.path().join("shadow"), shadow(password)).unwrap();
+    }
+
     /// Lets [`USER`] in with the key of this line.
     pub(crate) fn authorize(&self, key: &str) {
         let authorized = self.directory.path().join("authorized_keys").join(USER);
@@ -375,8 +381,7 @@ fn write_files(directory: &Path, port: u16, options: &Options) {
     )
     .unwrap();
     fs::write(path("group"), format!("root:x:0:\nshadow:x:42:\nnogroup:x:65534:\n{USER}:x:{USER_ID}:\n")).unwrap();
-    let hash = run(Command::new("openssl").args(["passwd", "-6", PASSWORD]));
-    fs::write(path("shadow"), format!("root:*:20000:0:99999:7:::\n{USER}:{hash}:20000:0:99999:7:::\n")).unwrap();
+    fs::write(path("shadow"), shadow(PASSWORD)).unwrap();
     fs::set_permissions(path("shadow"), fs::Permissions::from_mode(0o600)).unwrap();
     let pam = "auth required pam_unix.so nodelay\naccount required pam_unix.so\nsession required pam_permit.so\n";
     fs::write(path("pam"), pam).unwrap();
@@ -432,6 +437,12 @@ fn write_files(directory: &Path, port: u16, options: &Options) {
         config.push("PerSourcePenalties no".to_owned());
     }
     fs::write(path("sshd_config"), config.join("\n") + "\n").unwrap();
+}
+
+/// What shadow(5) says where [`USER`] has this password.
+fn shadow(password: &str) -> String {
+    let hash = run(Command::new("openssl").args(["passwd", "-6", password]));
+    format!("root:*:20000:0:99999:7:::\n{USER}:{hash}:20000:0:99999:7:::\n")
 }
 
 /// OpenSSH 9.8 began to shut out addresses that fail to log in.
