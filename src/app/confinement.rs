@@ -22,7 +22,7 @@ const LANDLOCK: ABI = ABI::V5;
 
 /// What is read besides the files of the configuration: how names are resolved (resolv.conf, nsswitch.conf and the
 /// libraries that it names), time zones, this process, how many processors there are, and random numbers.
-const SYSTEM: [&str; 13] = [
+const SYSTEM: [&str; 14] = [
     // Random numbers of a program that is linked statically, which does not find getrandom(2) by name: it waits on the one
     // until the kernel has some, and then reads the other.
     "/dev/random",
@@ -35,7 +35,8 @@ const SYSTEM: [&str; 13] = [
     "/usr/share/zoneinfo",
     "/run/systemd/resolve",
     "/run/resolvconf",
-    "/proc",
+    "/proc/self",
+    "/proc/sys",
     "/sys/fs/cgroup",
     "/sys/devices/system/cpu",
 ];
@@ -156,9 +157,22 @@ pub fn directories(file: &Path, loaded: &Loaded) -> BTreeSet<PathBuf> {
     folders(files.chain([file]))
 }
 
+/// The folders that links on the way to a file may be turned to: `current -> releases/1` is `releases/2` one day. Not those of
+/// links that lead out of the folder they are in: nobody can say how much is there.
+fn folders_of_links(file: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    file.ancestors().skip(1).filter_map(|above| {
+        let beside = Some(above.parent()?).filter(|beside| !beside.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let beside = beside.canonicalize().ok()?;
+        let target = beside.join(above.read_link().ok()?);
+        let folder = target.parent()?.canonicalize().ok()?;
+        (folder.starts_with(&beside) && beside != Path::new("/")).then_some(folder)
+    })
+}
+
 fn folders<'a>(files: impl Iterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
     let mut directories = BTreeSet::new();
     for file in files {
+        directories.extend(folders_of_links(file));
         // A link among them leads to a file that may be elsewhere.
         for path in [file.canonicalize().ok(), Some(file.to_owned())].into_iter().flatten() {
             directories.insert(match path.parent() {
@@ -241,4 +255,29 @@ fn install(calls: BTreeMap<i64, Vec<SeccompRule>>, error: i32) -> Result<(), sec
 
 fn backend(error: seccompiler::BackendError) -> seccompiler::Error {
     seccompiler::Error::Backend(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_a_link_on_the_way_may_be_turned_to_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().canonicalize().unwrap().join(name);
+        for name in ["releases/1", "releases/2", "elsewhere", "named"] {
+            fs::create_dir_all(path(name)).unwrap();
+            fs::write(path(name).join("tls.crt"), "").unwrap();
+        }
+        symlink("releases/1", path("current")).unwrap();
+        symlink(path("elsewhere"), path("named/out")).unwrap();
+        let found = |file: &str| folders([path(file).as_path()].into_iter());
+        assert_eq!(found("current/tls.crt"), BTreeSet::from([path("current"), path("releases"), path("releases/1")]),);
+        // The link leads out of its folder: where it leads to now, and no more.
+        assert_eq!(found("named/out/tls.crt"), BTreeSet::from([path("named/out"), path("elsewhere")]));
+        assert_eq!(found("named/tls.crt"), BTreeSet::from([path("named")]));
+    }
 }

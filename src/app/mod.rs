@@ -172,6 +172,11 @@ impl Process {
     }
 }
 
+/// What the program counts, as a table for people.
+pub fn metrics_as_markdown() -> String {
+    metrics::markdown()
+}
+
 /// Says in the log what was accepted and is worth to be said.
 pub fn log_warnings(warnings: &[Problem]) {
     for warning in warnings {

@@ -117,6 +117,8 @@ impl Reloader {
         };
         let mut clock = interval_at(Instant::now() + POLL, POLL);
         let mut watch = self.watch();
+        // What has changed since the files were read has made no event.
+        self.look(false).await;
         loop {
             let asked = tokio::select! {
                 () = stop.cancelled() => return,

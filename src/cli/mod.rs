@@ -15,9 +15,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::confinement::keep_memory_private;
+use crate::app::metrics_as_markdown;
 use crate::command::spec;
 use crate::config::error::Problem;
-use crate::telemetry::metrics;
 
 /// Something failed while running, or a check found something wrong.
 const FAILED: u8 = 1;
@@ -98,7 +98,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Command::Probe(arguments) => probe::main(&arguments),
         Command::Manual { folder } => manual::pages(&folder),
         Command::Metrics => {
-            print(&metrics::markdown());
+            print(&metrics_as_markdown());
             ExitCode::SUCCESS
         }
         Command::Completions { shell } => manual::completions(shell),

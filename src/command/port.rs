@@ -6,7 +6,6 @@ use crate::config::Resumption;
 use crate::ftp::argument::{self, ArgumentError, Epsv};
 use crate::session::logged_in::LoggedIn;
 use crate::session::services::Services;
-use crate::telemetry::metrics::{self, DataConnectionResult};
 use crate::transfer::announced::Unresolved;
 use crate::transfer::endpoint::{DataEndpoint, DataMode, Dial, EndpointRules};
 use crate::transfer::passive::{Awaited, Claim};
@@ -148,8 +147,7 @@ async fn open(session: &mut LoggedIn, services: &Services, mode: DataMode) -> Re
         session.policy().data_tls_resumption == Resumption::Require && session.front.protection.is_private();
     let proof = is_proved.then(|| session.front.tls.clone());
     let claim = Claim { awaited, whose: session.front.id, proof };
-    let reserved = services.passive.reserve(session.front.local, claim);
-    let reservation = reserved.inspect_err(|_| metrics::no_data_connection(mode, DataConnectionResult::NoPort))?;
+    let reservation = services.passive.reserve(session.front.local, claim)?;
     let port = reservation.port();
     session.endpoint = Some(DataEndpoint::passive(reservation, rules(session, services, mode)));
     Ok(port)

@@ -181,9 +181,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                     let span = record::command_span(&line);
                     // Boxed, so that a session that waits holds no room for the state of a command.
                     Box::pin(self.command(&line)).instrument(span).await?;
-                    if self.session.logged_in().is_some() && self.slot.logged_in().is_err() {
-                        return Err(Ended::Evicted);
-                    }
                 }
                 Waiting::TooLong => self.too_long().await?,
             }
@@ -345,6 +342,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + Send> Control<'a, S> {
                 Ok(Step::Reply(refusal))
             }
         };
+        // Before the client hears of it: from then on its place is its own.
+        if self.session.logged_in().is_some() && self.slot.logged_in().is_err() {
+            return Err(Ended::Evicted);
+        }
         self.clear_data(row, &result);
         if row.theme == Theme::Access {
             self.recorder.login(&self.session, &result);

@@ -20,12 +20,13 @@ use crate::session::{Front, Session, Stage};
 use crate::sftp::{SftpError, StatusCode};
 use crate::telemetry::audit::{self, Subject};
 use crate::telemetry::metrics::{
-    self, Channel, CommandGroup, Direction, HandshakeResult, LegacyFeature, LoginMethod, LoginResult, SessionGuard,
-    SessionState, TlsVersion, TransferMeter, TransferResult,
+    self, Channel, CommandGroup, DataConnectionResult, Direction, HandshakeResult, LegacyFeature, LoginMethod,
+    LoginResult, SessionGuard, SessionState, TlsVersion, TransferMeter, TransferResult,
 };
 use crate::tls::Secured;
 use crate::transfer::data_connection::DataError;
 use crate::transfer::digest::Digested;
+use crate::transfer::endpoint::DataMode;
 use crate::transfer::outcome::{Outcome, Progress, StopReason, TransferError, TransferKind};
 
 use super::Ended;
@@ -201,7 +202,11 @@ impl<'a> Recorder<'a> {
                 warn!(ftp.command = row.verb, exception.message = %error, "command failed on the backend");
             }
             CommandError::Login(_) => {}
-            CommandError::Ports(_) => warn!(ftp.command = row.verb, exception.message = %error, "command refused"),
+            CommandError::Ports(_) => {
+                let mode = if row.verb == "EPSV" { DataMode::Epsv } else { DataMode::Pasv };
+                metrics::no_data_connection(mode, DataConnectionResult::NoPort);
+                warn!(ftp.command = row.verb, exception.message = %error, "command refused");
+            }
             CommandError::Argument(_)
             | CommandError::Path(..)
             | CommandError::Outside(_)

@@ -61,7 +61,9 @@ impl Verifier {
     ///
     /// A caller that stops waiting does not stop the work: the permit goes back when it is done.
     pub async fn verify(&self, hash: Option<&PasswordHash>, password: &Secret) -> bool {
-        if hash.is_some_and(|hash| self.remembered.knows(hash.text().reveal(), password.reveal())) {
+        let is_known = hash.is_some_and(|hash| self.remembered.knows(hash.text().reveal(), password.reveal()));
+        wipe_stack();
+        if is_known {
             return true;
         }
         // Closed never; were it so, nobody would get in.

@@ -585,10 +585,10 @@ async fn a_server_that_stops_after_key_exchange_times_out_in_login() {
 }
 
 #[tokio::test]
-async fn a_connection_lost_in_login_is_no_rejection() {
+async fn a_connection_lost_in_login_is_neither_a_rejection_nor_a_server_that_is_away() {
     let server = ScriptedServer::start(Answer::HangUp).await;
     let error = server.open(&server.known_hosts()).await.unwrap_err();
-    assert!(matches!(error, ConnectError::Lost(_)), "{error:?}");
+    assert!(matches!(error, ConnectError::Unanswered(_)), "{error:?}");
 }
 
 #[tokio::test]
