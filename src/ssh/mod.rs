@@ -16,6 +16,7 @@ mod legacy_pem;
 pub mod login_key;
 pub mod private_key;
 mod request_meter;
+mod short_scalar;
 mod stream;
 pub mod target;
 mod targets;

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::host_key::fingerprint_text;
 use super::legacy_pem;
+use super::short_scalar;
 use crate::config::secret::Secret;
 
 /// Largest key file: RSA of 16384 bits takes 13 KB.
@@ -109,6 +110,10 @@ impl PrivateKey {
             },
             (_, passphrase) => keys::decode_secret_key(text, passphrase),
         };
+        let decoded = decoded.or_else(|error| match short_scalar::lengthened(text, passphrase) {
+            Some(text) => keys::decode_secret_key(&text, None),
+            None => Err(error),
+        });
         let key = decoded.map_err(|source| {
             if encrypted {
                 PrivateKeyError::WrongPassphrase { path: path(), source }

@@ -1,11 +1,17 @@
 //! The SSH client against a real OpenSSH server, and against servers that mean no good.
 
+use std::fs;
+use std::fs::Permissions;
 use std::future::pending;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ftps2sftp::config::algorithms::Algorithms;
 use ftps2sftp::config::secret::Secret;
 use ftps2sftp::config::{Backend, HostPort, Quirks};
@@ -20,7 +26,7 @@ use russh::server::{Auth, Server as _};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
-use crate::support::sshd::{Options, PASSWORD, Sshd, USER};
+use crate::support::sshd::{Options, PASSWORD, Sshd, USER, run};
 
 fn password(password: &str) -> Credentials {
     Credentials::password(USER, Secret::new(password))
@@ -141,6 +147,35 @@ async fn a_password_that_is_not_utf8_is_rejected_without_asking() {
     let error = Connection::open(&listed(&sshd), &credentials).await.unwrap_err();
     assert!(matches!(error, ConnectError::Rejected { .. }), "{error:?}");
     assert!(!sshd.log().contains("Failed password"), "{}", sshd.log());
+}
+
+/// One in 256 of them has a scalar that begins with a zero byte, which OpenSSH leaves out.
+#[tokio::test]
+async fn logs_in_with_an_ecdsa_key_whose_scalar_is_short() {
+    let sshd = Sshd::start().await;
+    let target = listed(&sshd);
+    for passphrase in ["", "open sesame"] {
+        let path = sshd.directory_file(&format!("short{}", passphrase.len()));
+        // ECPrivateKey (RFC 5915): version, the scalar, and the curve, which is P-256.
+        let mut der = vec![0x30, 0x31, 0x02, 0x01, 0x01, 0x04, 0x20];
+        der.extend([0; 2].into_iter().chain(2..32));
+        der.extend([0xa0, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07]);
+        let pem = format!("-----BEGIN EC PRIVATE KEY-----\n{}\n-----END EC PRIVATE KEY-----\n", STANDARD.encode(der));
+        fs::write(&path, pem).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        // In OpenSSH's own format from here on.
+        run(Command::new("ssh-keygen").args(["-q", "-p", "-P", "", "-N", passphrase, "-f"]).arg(&path));
+        assert!(fs::read_to_string(&path).unwrap().contains("BEGIN OPENSSH PRIVATE KEY"));
+        let public = run(Command::new("ssh-keygen").args(["-y", "-P", passphrase, "-f"]).arg(&path));
+        sshd.authorize(public.trim());
+        let secret = Some(Secret::new(passphrase)).filter(|_| !passphrase.is_empty());
+        let key = PrivateKey::load(&path, secret.as_ref()).unwrap_or_else(|error| panic!("{passphrase:?}: {error:?}"));
+        let told = run(Command::new("ssh-keygen").arg("-lf").arg(&path));
+        assert!(passphrase.len() > 1 || told.contains(&key.fingerprint()), "{told}");
+        let error = PrivateKey::load(&path, Some(&Secret::new("wrong")));
+        assert_eq!(error.is_err(), !passphrase.is_empty(), "a passphrase where there is none is no mistake");
+        Connection::open(&target, &private_key(key)).await.unwrap().close().await;
+    }
 }
 
 #[tokio::test]
