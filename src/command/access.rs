@@ -17,7 +17,7 @@ use crate::session::logged_in::{LoggedIn, ProofKind};
 use crate::session::pending::Pending;
 use crate::session::services::{Realm, Services, mapped_credentials};
 use crate::session::{Session, Stage};
-use crate::ssh::{ConnectError, Credentials};
+use crate::ssh::{ConnectError, Credentials, Standing};
 use crate::tls::client_certificate::ClientCertificate;
 
 use super::failure::{CommandError, LoginError};
@@ -112,7 +112,7 @@ async fn try_to_log_in(
     let (error, steps) = match services.failed_logins.attempt(name, session.front.peer.ip()).await {
         // SECURITY: neither a hash nor the backend is asked, and the client cannot tell it from a wrong password.
         Err(banned) => (LoginError::Banned(banned), FailedLogins::steps_when_banned()),
-        Ok(attempt) => match log_in(session, services, name, proof).await {
+        Ok(attempt) => match log_in(session, services, name, proof, attempt.is_known()).await {
             Ok(state) => {
                 attempt.succeeded();
                 return Ok(state);
@@ -136,7 +136,13 @@ async fn try_to_log_in(
     Err(error.into())
 }
 
-async fn log_in(session: &Session, services: &Services, name: &[u8], proof: Proof) -> Result<LoggedIn, LoginError> {
+async fn log_in(
+    session: &Session,
+    services: &Services,
+    name: &[u8],
+    proof: Proof,
+    was_here_before: bool,
+) -> Result<LoggedIn, LoginError> {
     let realm = services.realm.get();
     let user = realm.accounts.find(name);
     let claim = realm.accounts.claim(user.as_deref(), certificate(session).as_deref());
@@ -171,16 +177,16 @@ async fn log_in(session: &Session, services: &Services, name: &[u8], proof: Proo
     let target = realm.target(&user).ok_or(LoginError::BadCredentials)?;
     let identity = realm.identity(&user);
     let is_proven = user.password_hash.is_some() || proof != ProofKind::Password;
+    let standing = if is_proven || was_here_before { Standing::Known } else { Standing::Unproven };
     let unavailable = |source| LoginError::BackendUnavailable { source, is_proven };
     let is_ours = matches!(user.login, Login::Mapped(_));
-    let mut backend =
-        BackendLink::open(target, credentials, identity, Arc::clone(&services.bequests)).await.map_err(|error| {
-            match error {
-                ConnectError::Rejected { .. } if is_ours => LoginError::GatewayRefused(error),
-                ConnectError::Rejected { .. } => LoginError::RefusedByBackend(error),
-                ConnectError::Unanswered(_) if !is_ours => LoginError::Undecided(error),
-                other => unavailable(other.into()),
-            }
+    let mut backend = BackendLink::open(target, credentials, identity, standing, Arc::clone(&services.bequests))
+        .await
+        .map_err(|error| match error {
+            ConnectError::Rejected { .. } if is_ours => LoginError::GatewayRefused(error),
+            ConnectError::Rejected { .. } => LoginError::RefusedByBackend(error),
+            ConnectError::Unanswered(_) if !is_ours => LoginError::Undecided(error),
+            other => unavailable(other.into()),
         })?;
     // Where an SFTP client would begin, as far as it is inside the root.
     let home = backend.home().await;

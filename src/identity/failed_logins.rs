@@ -193,6 +193,11 @@ enum Admitted {
 }
 
 impl Attempt<'_> {
+    /// Has this name logged in from this address before?
+    pub fn is_known(&self) -> bool {
+        self.is_known
+    }
+
     /// The login is complete: from now on its name is known at its address.
     pub fn succeeded(self) {
         let mut tables = self.failed_logins.tables();

@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use crate::config::{Afterwards, Backend, Quirks};
 use crate::sftp::{self, Attributes, BackendPath, MoreChannels, OpenFlags, SftpError};
-use crate::ssh::{ConnectError, Credentials, Target};
+use crate::ssh::{ConnectError, Credentials, Standing, Target};
 use crate::transfer::in_place::Watch;
 use crate::transfer::left_behind::{Held, LeftBehind, LeftBehinds};
 use crate::transfer::outcome::Unsettled;
@@ -62,6 +62,8 @@ pub struct BackendLink {
     entry: Arc<Backend>,
     /// What a lost connection is made again with; `None` where nothing is kept of a password that was passed through.
     credentials: Option<Credentials>,
+    /// Whether it waits for its turn with strangers.
+    standing: Standing,
     /// Where its connections come from, if they are shared.
     pool: Option<Arc<Pool>>,
     /// After so long without a command the channel is given back.
@@ -121,6 +123,7 @@ impl BackendLink {
         target: Arc<Current<Target>>,
         credentials: Credentials,
         identity: Identity,
+        standing: Standing,
         bequests: Arc<Bequests>,
     ) -> Result<Self, ConnectError> {
         let entry = Arc::clone(target.get().backend());
@@ -135,6 +138,7 @@ impl BackendLink {
             target,
             entry,
             credentials: Some(credentials),
+            standing,
             pool,
             idle_release,
             lane: None,
@@ -146,6 +150,7 @@ impl BackendLink {
         if link.pool.as_ref().is_none_or(|pool| pool.home().is_none()) {
             link.reconnect().await?;
         }
+        link.standing = Standing::Known;
         // SECURITY: the backend has answered, and nobody has the password any more.
         link.credentials = link.credentials.filter(|_| !once);
         let (bequests, login) = &link.bequests;
@@ -411,7 +416,7 @@ impl BackendLink {
         self.stripes.take();
         let lane = match (&self.pool, &self.credentials) {
             (Some(pool), _) => pool.lane(transfers).await?,
-            (None, Some(credentials)) => match Lane::connect(&self.target.get(), credentials).await {
+            (None, Some(credentials)) => match Lane::connect(&self.target.get(), credentials, self.standing).await {
                 Err(refused @ ConnectError::Rejected { .. }) => {
                     // Each further attempt would count against the account.
                     self.credentials = None;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::sftp::{self, BackendPath};
-use crate::ssh::{ConnectError, Connection, Credentials, Phase, Target};
+use crate::ssh::{ConnectError, Connection, Credentials, Phase, Standing, Target};
 use crate::telemetry::metrics::{self, BackendConnectResult, ConnectionGuard, ConnectionState};
 
 use super::current::Current;
@@ -149,8 +149,12 @@ impl Drop for Place {
 
 impl Lane {
     /// Over a connection of its own.
-    pub(super) async fn connect(target: &Target, credentials: &Credentials) -> Result<Self, ConnectError> {
-        Ok(Self::first(connect(target, credentials).await?))
+    pub(super) async fn connect(
+        target: &Target,
+        credentials: &Credentials,
+        standing: Standing,
+    ) -> Result<Self, ConnectError> {
+        Ok(Self::first(connect(target, credentials, standing).await?))
     }
 
     fn first(Connected { connection, sftp, counted }: Connected) -> Self {
@@ -351,7 +355,7 @@ impl Pool {
                     if let Some(failed) = last_failed.as_ref().filter(|failed| failed.at >= asked) {
                         return Err(failed.error.clone());
                     }
-                    return match connect(&self.target.get(), &self.credentials).await {
+                    return match connect(&self.target.get(), &self.credentials, Standing::Known).await {
                         Ok(connected) => Ok(self.admit(connected, for_transfer)),
                         Err(error) => {
                             *last_failed = Some(Failed { at: Instant::now(), error: error.clone() });
@@ -465,10 +469,10 @@ struct Connected {
 }
 
 /// Connects, logs in and starts SFTP, and counts how that ended.
-async fn connect(target: &Target, credentials: &Credentials) -> Result<Connected, ConnectError> {
+async fn connect(target: &Target, credentials: &Credentials, standing: Standing) -> Result<Connected, ConnectError> {
     // Not in the queue either: whoever waits there waits for a backend that does not answer.
     target.is_asked()?;
-    let turn = target.login_turn().await.inspect_err(|_| {
+    let turn = target.login_turn(standing).await.inspect_err(|_| {
         metrics::backend_connect(&target.backend().name, BackendConnectResult::Timeout);
     })?;
     let attempt = async {

@@ -33,7 +33,7 @@ pub use host_key::{HostKeyError, HostKeyPolicy, HostKeyPolicyError, HostKeyVerdi
 pub use known_hosts::{KnownHosts, KnownHostsError};
 pub use login_key::{LoginKey, LoginKeyError, UserCertificateProblem};
 pub use private_key::{PrivateKey, PrivateKeyError};
-pub use target::{Seen, Target};
+pub use target::{Seen, Standing, Target};
 pub use targets::{TargetError, targets};
 
 use crate::sftp::SftpError;

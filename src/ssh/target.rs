@@ -37,7 +37,10 @@ const KEEPALIVES: usize = 3;
 
 /// Logins under way at a time on one backend. OpenSSH begins to turn connections away at random when ten have not
 /// logged in yet (MaxStartups 10:30:100), and a key exchange that shares the processor with hundreds misses its limit.
-const LOGINS_AT_A_TIME: usize = 8;
+const LOGINS_AT_A_TIME: usize = 6;
+
+/// And so many more of those who are known: whoever guesses passwords by the hundred keeps nobody out who is not guessing.
+const LOGINS_KEPT: usize = 2;
 
 /// How long a login waits for its turn: some 500 logins on two cores take 40 seconds, and most clients wait longer.
 const TURN_LIMIT: Duration = Duration::from_secs(120);
@@ -62,8 +65,19 @@ pub struct Target {
     seen: Mutex<Option<Seen>>,
     /// Logins under way; see [`LOGINS_AT_A_TIME`].
     logins: Semaphore,
+    /// See [`LOGINS_KEPT`].
+    logins_kept: Semaphore,
     /// A guess at its methods has ended a connection.
     asks_first: AtomicBool,
+}
+
+/// Who wants to log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Somebody with a password that nobody has checked, under a name that has not logged in from there before.
+    Unproven,
+    /// Anybody else: the gateway has checked who it is, or has seen them before.
+    Known,
 }
 
 /// How a backend was last seen.
@@ -133,6 +147,7 @@ impl Target {
             seen: Mutex::default(),
             backend,
             logins,
+            logins_kept: Semaphore::new(LOGINS_KEPT),
             asks_first: AtomicBool::default(),
         }
     }
@@ -171,8 +186,18 @@ impl Target {
     ///
     /// # Errors
     /// When none comes in time: the logins before are waiting for a backend that does not answer.
-    pub async fn login_turn(&self) -> Result<SemaphorePermit<'_>, ConnectError> {
-        match timeout(TURN_LIMIT, self.logins.acquire()).await {
+    pub async fn login_turn(&self, standing: Standing) -> Result<SemaphorePermit<'_>, ConnectError> {
+        let turn = async {
+            match standing {
+                Standing::Unproven => self.logins.acquire().await,
+                Standing::Known => tokio::select! {
+                    biased;
+                    turn = self.logins.acquire() => turn,
+                    turn = self.logins_kept.acquire() => turn,
+                },
+            }
+        };
+        match timeout(TURN_LIMIT, turn).await {
             Ok(Ok(turn)) => Ok(turn),
             Ok(Err(_)) | Err(_) => Err(ConnectError::TimedOut { phase: Phase::Turn }),
         }
@@ -329,7 +354,7 @@ impl Jump {
     async fn open(&self) -> Result<Connection, ConnectError> {
         let Self { target, credentials } = self;
         target.is_asked()?;
-        let _turn = target.login_turn().await?;
+        let _turn = target.login_turn(Standing::Known).await?;
         let result = Connection::open(target, credentials).await;
         target.tried(result.as_ref());
         result

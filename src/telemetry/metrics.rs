@@ -728,6 +728,17 @@ mod tests {
     }
 
     #[test]
+    fn the_last_logins_of_so_many_users_are_told_and_no_more() {
+        let exposition = install().unwrap();
+        let told = ToldUsers::default();
+        (0..MAX_USERS + 500).for_each(|number| told.logged_in(&format!("capped-{number}")));
+        let text = exposition.render();
+        let series =
+            text.lines().filter(|line| line.starts_with("ftps2sftp_user_last_login_") && line.contains("capped-"));
+        assert_eq!(series.count(), MAX_USERS);
+    }
+
+    #[test]
     fn a_transfer_counts_each_byte_once_and_is_active_until_its_end() {
         let exposition = install().unwrap();
         let value = |series: &str| -> f64 {

@@ -19,7 +19,7 @@ use ftps2sftp::sftp::{OpenFlags, SftpError, WriteStream};
 use ftps2sftp::ssh::host_key::CertificateProblem;
 use ftps2sftp::ssh::{
     ConnectError, Connection, Credentials, HostKeyError, HostKeyPolicy, HostKeyVerdict, KnownHosts, LoginKey, Phase,
-    PrivateKey, PrivateKeyError, Target,
+    PrivateKey, PrivateKeyError, Standing, Target,
 };
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::server::{Auth, Server as _};
@@ -617,6 +617,24 @@ async fn a_server_that_stops_after_key_exchange_times_out_in_login() {
     let error = server.open(&server.known_hosts()).await.unwrap_err();
     assert!(matches!(error, ConnectError::TimedOut { phase: Phase::Login }), "{error:?}");
     assert_eq!(server.asked.load(Ordering::SeqCst), 1);
+}
+
+/// S-6: whoever guesses by the hundred waits for a turn, and those who are known do not wait behind.
+#[tokio::test(start_paused = true)]
+async fn s6_some_turns_to_log_in_are_kept_for_who_is_known() {
+    let target = Target::new(local_backend(vec![at_port(1)], Duration::from_secs(10)), trusting(""));
+    let mut turns = Vec::new();
+    while let Ok(turn) = target.login_turn(Standing::Unproven).await {
+        turns.push(turn);
+    }
+    let of_strangers = turns.len();
+    while let Ok(turn) = target.login_turn(Standing::Known).await {
+        turns.push(turn);
+    }
+    // OpenSSH turns connections away at random from the tenth on.
+    assert!(of_strangers >= 4 && turns.len() > of_strangers && turns.len() < 10, "{of_strangers} of {}", turns.len());
+    drop(turns.remove(0));
+    assert!(target.login_turn(Standing::Unproven).await.is_ok(), "what is given back is for anybody");
 }
 
 #[tokio::test]
