@@ -340,11 +340,13 @@ pub(super) async fn rnto(
         return Err(CommandError::WrongKind(Purpose::RenameTo, "A directory cannot be moved into itself"));
     }
     let source = session.root.locate(&from);
+    let mut is_there = false;
     let replace = match lstat(session, &target).await {
         Ok(attributes) if attributes.kind() == Some(FileKind::Directory) => {
             return Err(CommandError::WrongKind(Purpose::RenameTo, "A directory of that name exists"));
         }
         Ok(_) => {
+            is_there = true;
             permit(
                 session.user.permissions,
                 |permissions| permissions.overwrite,
@@ -376,11 +378,13 @@ pub(super) async fn rnto(
             Ok(_) | Err(_) => Err(CommandError::Refused(451, "The file server did not rename it")),
         },
         Err(SftpError::Status { code: StatusCode::NO_SUCH_FILE, .. }) => {
-            let vanished = lstat(session, &source).await.is_err_and(|error| is_missing(&error));
-            Err(if vanished {
-                CommandError::Refused(550, "The source has vanished")
-            } else {
-                CommandError::Refused(553, "No such directory")
+            // OpenSSH says so of ENOTDIR, too.
+            Err(match lstat(session, &source).await {
+                Err(error) if is_missing(&error) => CommandError::Refused(550, "The source has vanished"),
+                Ok(attributes) if is_there && attributes.kind() == Some(FileKind::Directory) => {
+                    CommandError::WrongKind(Purpose::RenameTo, "A directory cannot take the place of a file")
+                }
+                _ => CommandError::Refused(553, "No such directory"),
             })
         }
         Err(error) => Err(error).purpose(Purpose::RenameTo),

@@ -346,6 +346,8 @@ impl BackendLink {
     /// Ends the session on the backend; these directories are swept first.
     pub async fn close(mut self, sweep: Vec<BackendPath>) {
         self.put_last_things_right().await;
+        let (bequests, login) = &self.bequests;
+        bequests.leave(login.clone(), self.left_behinds.give_up());
         // What was given back is not taken again for this: another session sweeps.
         if let Some(lane) = self.lane.as_ref().filter(|lane| !lane.is_lost()) {
             let _ = timeout(SWEEPING_PATIENCE, async {
@@ -404,8 +406,6 @@ impl BackendLink {
             Ok::<(), ConnectError>(())
         };
         let _ = timeout(CLOSING_PATIENCE, putting_right).await;
-        let (bequests, login) = &self.bequests;
-        bequests.leave(login.clone(), self.left_behinds.give_up());
     }
 
     async fn reconnect(&mut self) -> Result<sftp::Session, ConnectError> {

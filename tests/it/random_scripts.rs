@@ -21,6 +21,9 @@ const SESSIONS: u64 = 4;
 /// Scripts in all, in the short form and under `tests/run --full`.
 const SCRIPTS: [usize; 2] = [1_000, 100_000];
 
+/// Lines and replies that are kept for the story of a failure.
+const TOLD: usize = 120;
+
 /// Most commands in a script; what is read ahead during a transfer are sixteen lines.
 const LONGEST: usize = 14;
 
@@ -248,7 +251,9 @@ impl Model {
         if from == to {
             return &[250];
         }
-        if to.starts_with(&from) || there == Some(Node::Directory) || !self.has_parent(&to) {
+        // A directory takes the place of nothing (rename(2): ENOTDIR).
+        let onto_a_file = there.is_some() && self.node(&from) == Some(Node::Directory);
+        if to.starts_with(&from) || there == Some(Node::Directory) || onto_a_file || !self.has_parent(&to) {
             return &[550, 553];
         }
         let moved: Vec<Path> = self.below(&from).cloned().chain([from.clone()]).collect();
@@ -316,20 +321,22 @@ impl Model {
 }
 
 /// One session and what it should be.
-struct Driver {
+struct Driver<'a> {
+    sshd: &'a ScriptedSshd,
+    home: String,
     client: Client,
     peer: SocketAddr,
     model: Model,
     /// The data port that was told last.
     port: Option<u16>,
-    told: Vec<String>,
+    /// The last lines and replies, of this script and those before.
+    told: VecDeque<String>,
     number: usize,
 }
 
-impl Driver {
+impl Driver<'_> {
     /// Carries out one script, all at once or one by one.
     async fn run(&mut self, pick: &mut impl FnMut(usize) -> usize) {
-        self.told.clear();
         let pipelined = pick(3) > 0;
         let mut waiting = VecDeque::new();
         for _ in 0..=pick(LONGEST) {
@@ -385,8 +392,18 @@ impl Driver {
         }
     }
 
+    /// What was said and answered, and what the server was asked.
+    fn story(&self) -> String {
+        let asked = self.sshd.sftp().record();
+        let asked: Vec<&String> = asked.changes.iter().filter(|change| change.contains(&self.home)).collect();
+        format!("{:#?}\nasked of the server: {asked:#?}", self.told)
+    }
+
     fn note(&mut self, text: impl Into<String>) {
-        self.told.push(text.into());
+        if self.told.len() == TOLD {
+            self.told.pop_front();
+        }
+        self.told.push_back(text.into());
     }
 
     async fn reply(&mut self, line: &str) -> Reply {
@@ -405,23 +422,23 @@ impl Driver {
         let mut opened = false;
         while reply.code == 150 || (reply.code == 211 && opened) {
             if reply.code == 150 {
-                assert!(!opened && !matches!(data, Data::None), "150 out of place: {:#?}", self.told);
+                assert!(!opened && !matches!(data, Data::None), "150 out of place: {}", self.story());
                 opened = true;
                 if !matches!(data, Data::Aborted) {
                     self.exchange(&data).await;
                 }
             } else {
                 let told = waiting.iter_mut().find(|other| other.at_once && !other.codes.is_empty());
-                told.unwrap_or_else(|| panic!("211 out of place: {:#?}", self.told)).codes.clear();
+                told.unwrap_or_else(|| panic!("211 out of place: {}", self.story())).codes.clear();
             }
             reply = self.reply(&line).await;
         }
         // What is refused at once may be aborted before that.
         let is_refusal = is_aborted && reply.code == 426;
-        assert!(codes.contains(&reply.code) || is_refusal, "expected {codes:?}: {:#?}", self.told);
-        assert!(opened || reply.code != 226 || line == "ABOR", "226 without 150: {:#?}", self.told);
+        assert!(codes.contains(&reply.code) || is_refusal, "expected {codes:?}: {}", self.story());
+        assert!(opened || reply.code != 226 || line == "ABOR", "226 without 150: {}", self.story());
         if let Some(told) = told {
-            assert!(reply.text().starts_with(&told), "{told}: {:#?}", self.told);
+            assert!(reply.text().starts_with(&told), "{told}: {}", self.story());
         }
         match (&*line, reply.code) {
             (_, 229) => self.port = reply.text().split('|').nth(3).map(|port| port.parse().unwrap()),
@@ -434,7 +451,7 @@ impl Driver {
                 self.port = Some(numbers[4] * 256 + numbers[5]);
             }
             (line, 500) if line.starts_with("MARK") => {
-                assert!(reply.text().contains(line), "{:#?}", self.told);
+                assert!(reply.text().contains(line), "{}", self.story());
             }
             _ => {}
         }
@@ -451,18 +468,18 @@ impl Driver {
         let read = connection.read_to_end(&mut received).await;
         let _ = connection.shutdown().await;
         match data {
-            Data::Down(Some(bytes)) => assert_eq!((read.is_ok(), &received), (true, bytes), "{:#?}", self.told),
+            Data::Down(Some(bytes)) => assert_eq!((read.is_ok(), &received), (true, bytes), "{}", self.story()),
             Data::Lines(count) => {
                 let lines = received.split(|byte| *byte == b'\n').count() - 1;
-                assert_eq!(lines, *count, "{}: {:#?}", latin1(&received), self.told);
+                assert_eq!(lines, *count, "{}: {}", latin1(&received), self.story());
             }
             _ => {}
         }
     }
 
     /// The files are what the model says.
-    fn check(&self, sshd: &ScriptedSshd, home: &str) {
-        let tree = sshd.sftp().tree();
+    fn check(&self) {
+        let (tree, home) = (self.sshd.sftp().tree(), &self.home);
         let prefix = format!("{home}/");
         let stored: BTreeMap<Path, Option<Vec<u8>>> = tree
             .names()
@@ -483,7 +500,7 @@ impl Driver {
                 Node::File(bytes) => (path.clone(), Some(bytes.clone())),
             })
             .collect();
-        assert_eq!(stored, expected, "{:#?}", self.told);
+        assert_eq!(stored, expected, "{}", self.story());
     }
 }
 
@@ -503,13 +520,14 @@ async fn s31_random_scripts_are_answered_as_the_model_says() {
         async move {
             let mut client = Client::explicit(gateway).await;
             client.log_in(&format!("user{session}"), MAPPED_PASSWORD).await;
-            let (model, told) = (Model::default(), Vec::new());
-            let mut driver = Driver { client, peer: gateway.explicit, model, port: None, told, number: 0 };
+            let (model, told) = (Model::default(), VecDeque::new());
+            let (home, peer) = (home(session), gateway.explicit);
+            let mut driver = Driver { sshd, home, client, peer, model, port: None, told, number: 0 };
             let mut numbers = random(session + 1, usize::MAX >> 1);
             let mut pick = |bound: usize| numbers.next().unwrap() % bound;
             for _ in 0..scripts {
                 driver.run(&mut pick).await;
-                driver.check(sshd, &home(session));
+                driver.check();
             }
         }
     });

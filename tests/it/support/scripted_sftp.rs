@@ -14,6 +14,7 @@
 pub mod tree;
 
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -169,6 +170,8 @@ pub struct Record {
     /// The same in flights: a new one begins with the first request after a reply. Each is a round trip to a backend that
     /// is far, if replies are late enough (`Script::latency`) for a flight to leave whole.
     pub flights: Vec<Vec<&'static str>>,
+    /// The last requests that could change a name or a file, in words: what a failure is looked for in.
+    pub changes: VecDeque<String>,
     replied: bool,
     pub open_handles: usize,
     pub most_open_handles: usize,
@@ -183,6 +186,9 @@ impl Record {
         self.requests.iter().filter(|request| **request == name).count()
     }
 }
+
+/// Of these so many are kept.
+const CHANGES: usize = 400;
 
 /// The server. Clones share tree, script and record; each [`ScriptedSftp::serve`] is one connection.
 #[derive(Debug, Clone)]
@@ -324,6 +330,12 @@ impl Connection<'_> {
         record.longest_packet = record.longest_packet.max(length);
         if let Packet::Request { request, .. } = packet {
             record.requests.push(name_of(request));
+            if let Some(change) = change(request) {
+                if record.changes.len() == CHANGES {
+                    record.changes.pop_front();
+                }
+                record.changes.push_back(change);
+            }
             if std::mem::take(&mut record.replied) || record.flights.is_empty() {
                 record.flights.push(Vec::new());
             }
@@ -584,6 +596,21 @@ fn shown(mut attributes: Attributes, profile: &Profile) -> Attributes {
 }
 
 /// The draft's name of a request, and of an extension its own.
+/// A request that could change a name or a file, in words.
+fn change(request: &Request) -> Option<String> {
+    let told = match request {
+        Request::Open { path, flags, .. } => format!("OPEN {} {flags:#b}", path.escape_ascii()),
+        Request::Remove { path } => format!("REMOVE {}", path.escape_ascii()),
+        Request::Mkdir { path, .. } => format!("MKDIR {}", path.escape_ascii()),
+        Request::Rmdir { path } => format!("RMDIR {}", path.escape_ascii()),
+        Request::Setstat { path, .. } => format!("SETSTAT {}", path.escape_ascii()),
+        Request::Rename { from, to } => format!("RENAME {} {}", from.escape_ascii(), to.escape_ascii()),
+        Request::Extended { name, data } => format!("{} {}", name.escape_ascii(), data.escape_ascii()),
+        _ => return None,
+    };
+    Some(told)
+}
+
 fn name_of(request: &Request) -> &'static str {
     match request {
         Request::Extended { name, data } => {
