@@ -300,10 +300,10 @@ impl Gateway {
 
         service_manager::ready("serving");
         shutdown.drain.cancelled().await;
-        info!(event.name = "ftps2sftp.drain", "draining");
         service_manager::stopping(config.shutdown.delay + config.shutdown.drain + LAST_WORDS * 2 + LAST_SCRAPE);
         metrics::draining(true);
         readiness.draining();
+        info!(event.name = "ftps2sftp.drain", "draining");
         tokio::select! {
             () = sleep(config.shutdown.delay) => {}
             () = shutdown.now.cancelled() => {}

@@ -43,7 +43,8 @@ async fn s6_guesses_from_many_connections_end_at_the_bound_and_the_owner_still_l
     };
     join_all((0..40).map(guesser)).await;
     let guesses = sshd.log().matches("Failed password for alice").count();
-    assert!((1..=8).contains(&guesses), "{guesses} of 120 guesses reached the backend\n{}", sshd.log());
+    // Those that made the name banned, and as many again from addresses that had not failed by then.
+    assert!((1..=2 * 8).contains(&guesses), "{guesses} of 120 guesses reached the backend\n{}", sshd.log());
     let throttled = gateway.metric("ftps2sftp_logins_total{method=\"password\",result=\"throttled\"}").await;
     assert!(throttled >= 100.0, "{throttled}");
     gateway.wait_for_log(|line| line.contains("logins are refused") && line.contains("per_user"));
