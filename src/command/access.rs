@@ -233,8 +233,9 @@ pub(super) async fn host(
     if !matches!(session.stage, Stage::New) {
         return Err(CommandError::Refused(503, "HOST comes before USER"));
     }
-    // There is one host here, whatever it is called; it has several certificates, perhaps. What is refused is what contradicts itself: RFC 7151 §3.2 wants the
-    // name that TLS was asked for (RFC 6066), and an address is the one that was dialled.
+    // There is one host here, whatever it is called; it has several certificates, perhaps. What is refused is what
+    // contradicts itself: RFC 7151 §3.2 wants the name that TLS was asked for (RFC 6066), and an address is the one that
+    // was dialled.
     let is_this = match argument::host(argument.required()?)? {
         Host::Name(name) => {
             session.front.tls.called(&name);

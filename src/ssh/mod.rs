@@ -167,10 +167,11 @@ impl ConnectError {
         Some(match self {
             Self::Paused { .. } | Self::NothingKept => return None,
             Self::Resolve { .. } => BackendConnectResult::Dns,
-            Self::Unreachable { .. } | Self::Lost(_) | Self::Unanswered(_) => BackendConnectResult::Refused,
+            Self::Unreachable { .. } | Self::Lost(_) => BackendConnectResult::Refused,
             Self::TimedOut { .. } | Self::Sftp(SftpError::TimedOut) => BackendConnectResult::Timeout,
             Self::HostKey(_) => BackendConnectResult::HostKey,
-            Self::Rejected { .. } | Self::Credentials(_) => BackendConnectResult::Auth,
+            // It is there: one client's wrong password must not look like a server that is down.
+            Self::Rejected { .. } | Self::Unanswered(_) | Self::Credentials(_) => BackendConnectResult::Auth,
             // `auth` would say that the backend behind it is up.
             Self::Jump { source, .. } => match source.result()? {
                 BackendConnectResult::Auth => BackendConnectResult::Refused,

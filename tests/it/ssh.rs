@@ -21,6 +21,7 @@ use ftps2sftp::ssh::{
     ConnectError, Connection, Credentials, HostKeyError, HostKeyPolicy, HostKeyVerdict, KnownHosts, LoginKey, Phase,
     PrivateKey, PrivateKeyError, Standing, Target,
 };
+use ftps2sftp::telemetry::metrics::BackendConnectResult;
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::server::{Auth, Server as _};
 use tokio::io::AsyncReadExt;
@@ -642,6 +643,8 @@ async fn a_connection_lost_in_login_is_neither_a_rejection_nor_a_server_that_is_
     let server = ScriptedServer::start(Answer::HangUp).await;
     let error = server.open(&server.known_hosts()).await.unwrap_err();
     assert!(matches!(error, ConnectError::Unanswered(_)), "{error:?}");
+    // One client's wrong password must not look like a server that is down.
+    assert_eq!(error.result(), Some(BackendConnectResult::Auth));
 }
 
 #[tokio::test]
